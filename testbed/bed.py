@@ -1,0 +1,192 @@
+"""A cluster made of processes.
+
+    with Bed(Options(components=CONTROL_PLANE)) as bed:
+        bed.kubectl("apply", "-f", "-", stdin=text, user="alice")
+
+Entering a bed moves the calling process into a network namespace of its own (see `testbed.namespace`), so everything at
+`bed.host`, the pods' addresses included, is reached with ordinary clients from this process and its children, and from
+nowhere else. Several beds may live in one process, and any number of processes may each have theirs.
+"""
+
+import fcntl
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from testbed import build, control_plane, namespace
+from testbed.control_plane import ADMIN, Manifest
+from testbed.errors import BedError
+from testbed.process import Process
+
+CONTROL_PLANE: frozenset[str] = frozenset()
+EVERYTHING = frozenset({"node", "gateway", "prometheus"})
+COMPONENTS = EVERYTHING | {"kwok"}
+
+DIRECTORY_PREFIX = "serin-testbed-"
+USERS: Mapping[str, Sequence[str]] = {"alice": (), "bob": (), "carol": (), "mallory": ()}
+
+# Waits for the end of its input, which is the end of the bed; processes may still be writing while they die.
+_JANITOR = 'cat; for _ in 1 2 3 4 5 6 7 8 9; do rm -rf "$0" 2>/dev/null && exit; sleep 0.2; done'
+
+_slots_in_use: set[int] = set()
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a bed has. The control plane is always there; `components` are the names of what comes on top."""
+
+    components: frozenset[str] = EVERYTHING
+    users: Mapping[str, Sequence[str]] = field(default_factory=lambda: USERS)
+    """Name → groups. Each may edit workloads in every namespace (ClusterRole `edit`); `admin` is added."""
+    scrape_interval: timedelta = timedelta(seconds=2)
+    work_dir: Path | None = None
+    """Where logs and data go; stays when the bed ends. None: a temporary directory that goes with the bed."""
+
+    def __post_init__(self) -> None:
+        if unknown := self.components - COMPONENTS:
+            raise BedError(
+                f"unknown component {', '.join(sorted(unknown))}: choose from {', '.join(sorted(COMPONENTS))}"
+            )
+
+
+class Bed:
+    """A running cluster. Enter and leave it from the main thread."""
+
+    def __init__(self, options: Options = Options()) -> None:
+        self.options = options
+        self.started_in = timedelta()
+        self._processes: dict[str, Process] = {}
+        self._tokens: dict[str, str] = {}
+        self._slot = -1
+        self._lock: IO[str] | None = None
+        self._janitor: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        began = time.monotonic()
+        namespace.enter()
+        self._slot = min(set(range(namespace.SLOTS)) - _slots_in_use, default=-1)
+        if self._slot < 0:
+            raise BedError(f"{namespace.SLOTS} beds are up in this process already")
+        _slots_in_use.add(self._slot)
+        self.host = namespace.HOSTS.format(slot=self._slot)
+        self.pod_cidr = namespace.PODS.format(net=244 + self._slot)
+        self.directory = self._make_directory()
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        self.started_in = timedelta(seconds=time.monotonic() - began)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        ending = [process for process in reversed(self._processes.values()) if process.alive]
+        for process in ending:
+            process.terminate()
+        for process in ending:
+            process.stop()
+        if self._lock:
+            self._lock.close()
+        if self._janitor and self._janitor.stdin:
+            self._janitor.stdin.close()
+            self._janitor.wait()
+        _slots_in_use.discard(self._slot)
+
+    # ---- for its users
+
+    def kubeconfig(self, user: str = ADMIN) -> Path:
+        """Path of a kubeconfig that authenticates as `user`."""
+        if user not in self._tokens:
+            raise BedError(f"the bed has no user {user}: {', '.join(self._tokens)}")
+        return self.directory / f"{user}.kubeconfig"
+
+    def kubectl(self, *arguments: str, user: str = ADMIN, stdin: str | None = None, check: bool = True) -> str:
+        """Run kubectl as `user`; the answer is its output. Raises BedError with its words when it fails."""
+        done = self.kubectl_result(*arguments, user=user, stdin=stdin)
+        if check and done.returncode != 0:
+            raise BedError(f"kubectl {' '.join(arguments)} (as {user}): {done.stderr.strip()}")
+        return done.stdout
+
+    def kubectl_result(
+        self, *arguments: str, user: str = ADMIN, stdin: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run kubectl as `user`; code, output and errors, for what is expected to be refused."""
+        command = [str(build.find("kubectl")), f"--kubeconfig={self.kubeconfig(user)}", *arguments]
+        environment = {**os.environ, "HOME": str(self.directory)}  # its discovery cache is the bed's, not the person's
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, check=False)
+
+    def get(self, *arguments: str, user: str = ADMIN) -> Any:
+        """`kubectl get … -o json`, decoded."""
+        return json.loads(self.kubectl("get", *arguments, "-o", "json", user=user))
+
+    def apply(self, *manifests: Manifest, user: str = ADMIN) -> None:
+        """Server-side apply of manifests."""
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests})
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text, user=user)
+
+    def process(self, name: str) -> Process:
+        """A process of the bed, to be paused, killed, restarted."""
+        if name not in self._processes:
+            raise BedError(f"the bed has no process {name}: {', '.join(self._processes)}")
+        return self._processes[name]
+
+    def check(self) -> None:
+        """Raise BedError, with the tail of its log, when a process has died."""
+        for process in self._processes.values():
+            if not process.alive:
+                raise BedError(f"{process.name} has died:\n{process.tail()}")
+
+    # ---- its parts
+
+    def _start(self) -> None:
+        self._start_control_plane()
+
+    def _start_control_plane(self) -> None:
+        self._tokens = control_plane.write_credentials(self.directory, self.options.users)
+        for user, token in self._tokens.items():
+            path = self.directory / f"{user}.kubeconfig"
+            path.write_text(json.dumps(control_plane.kubeconfig(self.directory, self.host, user, token), indent=1))
+            path.chmod(0o600)
+        etcd, api_server, controller_manager = control_plane.processes(self.directory, self.host)
+        self._run(etcd)
+        self._run(api_server)
+        control_plane.wait_for_api(api_server, self.directory, self.host, self._tokens[ADMIN])
+        self._run(controller_manager)
+        self.apply(*control_plane.base_manifests(self.options.users))
+        api_server.wait_until("binding of pods", self._binds_pods, timedelta(seconds=30))
+
+    def _binds_pods(self) -> bool:
+        self.check()
+        create = ("create", "--dry-run=server", "-f", "-", "-o", "jsonpath={.spec.nodeName}")
+        return bool(self.kubectl(*create, stdin=control_plane.probe_pod(), check=False))
+
+    def _run(self, process: Process) -> None:
+        self._processes[process.name] = process
+        process.start()
+
+    def _make_directory(self) -> Path:
+        """The work directory, locked as long as this process lives.
+
+        A temporary one is removed by a janitor of its own session when the bed ends, or when this process dies.
+        """
+        if self.options.work_dir is not None:
+            directory = self.options.work_dir.resolve()
+            directory.mkdir(parents=True, exist_ok=True)
+        else:
+            directory = Path(tempfile.mkdtemp(prefix=DIRECTORY_PREFIX))
+            self._janitor = subprocess.Popen(
+                ["sh", "-c", _JANITOR, directory], stdin=subprocess.PIPE, start_new_session=True
+            )
+        self._lock = (directory / "lock").open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        return directory
