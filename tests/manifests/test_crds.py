@@ -1,0 +1,324 @@
+"""The CRDs are the dataclasses: derived from them and compared, and tried on a real API server."""
+
+import dataclasses
+import enum
+import json
+import types
+import typing
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from controller.core import codec
+from controller.core.change import FORM
+from controller.core.codec import Ratio, camel, format_duration, format_ratio
+from controller.core.model import (
+    Breach,
+    Evidence,
+    Floor,
+    Phase,
+    RouteOriginal,
+    ServicePair,
+    Stage,
+    State,
+    Strategy,
+    Target,
+    Transition,
+    Verdict,
+)
+from controller.core.policy import Policy, Slo, Step
+from testbed.bed import Bed
+from testbed.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+Schema = dict[str, Any]
+
+
+def load(plural: str) -> Schema:
+    crd: Schema = yaml.safe_load((ROOT / f"manifests/crds/{plural}.yaml").read_text())
+    return crd
+
+
+def properties(plural: str, part: str) -> Schema:
+    schema: Schema = load(plural)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"][part]
+    return schema
+
+
+# --- The property tree that the dataclasses ask for ---
+
+
+def expected(kind: Any) -> Any:
+    """The shape of what codec.encode makes of `kind`: dicts of properties, lists of one, names of scalars."""
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return expected(next(a for a in arguments if a is not types.NoneType))
+    if kind is Any:
+        return "opaque"
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return {camel(f.name): expected(hints[f.name]) for f in dataclasses.fields(kind)}
+    if typing.get_origin(kind) is tuple:
+        return [expected(arguments[0])]
+    if typing.get_origin(kind) is Mapping:
+        return f"map of {expected(arguments[1])}"
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return tuple(member.value for member in kind)
+    scalars = {str: "string", bool: "boolean", int: "integer", float: "number", Ratio: "string", timedelta: "string"}
+    return "date-time" if kind is datetime else scalars[kind]
+
+
+def found(schema: Schema) -> Any:
+    if schema.get("x-kubernetes-preserve-unknown-fields"):
+        return "opaque"
+    if "properties" in schema:
+        return {name: found(inner) for name, inner in schema["properties"].items()}
+    if "items" in schema:
+        return [found(schema["items"])]
+    if "additionalProperties" in schema:
+        return f"map of {found(schema['additionalProperties'])}"
+    return tuple(schema["enum"]) if "enum" in schema else schema.get("format", schema["type"])
+
+
+def test_the_status_of_a_change_request_is_a_state() -> None:
+    assert found(properties("changerequests", "status")) == expected(State)
+
+
+def test_the_spec_of_a_change_policy_is_a_policy() -> None:
+    assert found(properties("changepolicies", "spec")) == expected(Policy)
+
+
+def test_policy_fields_are_required_or_name_their_default() -> None:
+    def check(kind: Any, schema: Schema, path: str) -> None:
+        fields = {camel(f.name): f for f in dataclasses.fields(kind)}
+        hints = typing.get_type_hints(kind)
+        required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
+        assert set(schema.get("required", ())) == required, path
+        for name, f in fields.items():
+            hint, inner = hints[f.name], schema["properties"][name]
+            item = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else hint
+            if dataclasses.is_dataclass(item):
+                check(item, inner.get("items", inner), f"{path}.{name}")
+            elif isinstance(f.default, timedelta):
+                assert inner["description"].endswith(f"Default {format_duration(f.default)}."), f"{path}.{name}"
+            elif hint == Ratio:
+                assert name in required or inner["description"].endswith(f"Default {format_ratio(f.default)}.")
+            elif f.default not in (None, dataclasses.MISSING):
+                default = f"{f.default:g}" if isinstance(f.default, float) else str(f.default)
+                assert inner["description"].endswith(f"Default {default}."), f"{path}.{name}"
+
+    check(Policy, properties("changepolicies", "spec"), "spec")
+
+
+def test_the_form_takes_what_the_annotations_may_carry() -> None:
+    spec = properties("changerequests", "spec")["properties"]
+    fields = spec | spec["impact"]["properties"]
+    limits = {name: fields[camel(name.replace("-", "_"))]["maxLength"] for name in FORM}
+    assert limits == FORM
+
+
+# --- On a real API server ---
+
+
+@pytest.fixture(scope="module")
+def cluster(control_plane: Bed) -> Bed:
+    for plural in ("changerequests", "changepolicies"):
+        control_plane.kubectl("apply", "--server-side", "-f", str(ROOT / f"manifests/crds/{plural}.yaml"))
+        control_plane.kubectl("wait", "--for=condition=Established", f"crd/{plural}.serin.dev")
+    return control_plane
+
+
+MOMENT = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
+FULL = State(
+    phase=Phase.PROGRESSING,
+    stage=Stage.ROLL,
+    outcome=Phase.ROLLED_BACK,
+    step=1,
+    weight=50,
+    reason="Baking",
+    message="50 % until 08:10:00 UTC",
+    cause="ErrorRate",
+    rejected=True,
+    started_at=MOMENT,
+    weighted_at=MOMENT,
+    entered_at=MOMENT,
+    settled_at=MOMENT,
+    ended_at=MOMENT,
+    no_data_since=MOMENT,
+    low_evidence=True,
+    promoted=True,
+    measured_at=MOMENT,
+    policy=Policy(
+        (Step(10, timedelta(minutes=5)), Step(100, timedelta(minutes=10))),
+        slos=(Slo("latency", Ratio(0.5), burn_max=1.44, slower_than=timedelta(seconds=1)),),
+    ),
+    targets=(
+        Target(
+            "shop",
+            "uid-1",
+            "0123456789",
+            Strategy.CANARY,
+            "routes: HTTPRoute/shop/shop",
+            "9876543210",
+            "shop-abc",
+            {"spec": {"containers": [{"name": "app", "image": "shop:1"}]}, "metadata": {"labels": {"app": "shop"}}},
+            10,
+            "app",
+            (ServicePair("shop", "shop-canary", (80,)),),
+            (RouteOriginal("HTTPRoute", "shop", "shop", ([{"name": "shop", "port": 80, "weight": 1}], None)),),
+            Floor("shop", 2),
+            1,
+            MOMENT,
+        ),
+    ),
+    breaches=(Breach("error-rate", "shop", timedelta(minutes=4, milliseconds=250), MOMENT, True),),
+    evidence=(Evidence("error-rate", "shop", Verdict.FAIL, "20%", "1%", "too many", 100, 20, MOMENT),),
+    history=(Transition(MOMENT, Phase.PROGRESSING, Stage.ROLL, 1, 50, "Advanced", "step 2 of 3: 50 %"),),
+)
+
+
+def request(name: str, **spec: Any) -> Schema:
+    return {
+        "apiVersion": "serin.dev/v1alpha1",
+        "kind": "ChangeRequest",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"changeId": name.upper(), "type": "normal"} | spec,
+    }
+
+
+def put_status(cluster: Bed, name: str, state: State) -> None:
+    patch = json.dumps([{"op": "add", "path": "/status", "value": codec.encode(state)}])
+    cluster.kubectl("patch", "chg", name, "--subresource=status", "--type=json", "-p", patch)
+
+
+def test_structural_schemas_are_accepted_without_complaint(cluster: Bed) -> None:
+    for plural in ("changerequests", "changepolicies"):
+        conditions = {c["type"]: c for c in cluster.get("crd", f"{plural}.serin.dev")["status"]["conditions"]}
+        assert conditions["Established"]["status"] == "True"
+        assert "NonStructuralSchema" not in conditions
+
+
+def test_a_full_state_survives_the_api_server(cluster: Bed) -> None:
+    defaults = State()
+    missing = [f.name for f in dataclasses.fields(State) if getattr(FULL, f.name) == getattr(defaults, f.name)]
+    assert missing == ["schema"], "FULL must fill every field, so that a pruned one is noticed"
+    cluster.apply(request("chg-20261123-001"))
+    put_status(cluster, "chg-20261123-001", FULL)
+    stored = cluster.get("chg", "chg-20261123-001")["status"]
+    assert stored == codec.encode(FULL)
+    assert codec.decode(State, stored) == FULL
+
+
+def test_what_people_wrote_wrongly_is_recorded(cluster: Bed) -> None:
+    name = "malformed"
+    cluster.apply(
+        request(
+            name,
+            changeId="CHG-2026-1",
+            type="urgent",
+            priority="high",
+            description="d" * FORM["description"],
+            impact={"systemsAffected": "checkout", "usersAffected": "all", "downtime": "no", "risk": "who knows"},
+            deployments=["shop", "cart"],
+            problem="UnknownType: write standard, normal or emergency",
+        )
+    )
+    stored = cluster.get("chg", name)["spec"]
+    assert (stored["type"], stored["priority"], stored["impact"]["risk"]) == ("urgent", "high", "who knows")
+
+
+def test_kubectl_get_chg_shows_the_journey(cluster: Bed) -> None:
+    name = "chg-20261123-002"
+    cluster.apply(request(name, requestedBy="alice"))
+    put_status(cluster, name, FULL)
+    # A new version of a CRD is served a moment after it is established: the columns come with it.
+    heading, row, *_ = eventually(
+        lambda: (
+            (lines := cluster.kubectl("get", "chg", name, "-o", "wide").splitlines()) and "TYPE" in lines[0] and lines
+        )
+    )
+    assert heading.split() == ["NAME", "TYPE", "PHASE", "STEP", "WEIGHT", "REASON", "AGE", "REQUESTED-BY", "MESSAGE"]
+    assert row.split()[:6] == [name, "normal", "Progressing", "1", "50", "Baking"]
+    assert "50 % until 08:10:00 UTC" in row
+    assert "MESSAGE" not in cluster.kubectl("get", "chg", name)
+
+
+def policy(**fields: Any) -> Schema:
+    spec = {"steps": [{"weight": 10, "bake": "5m"}, {"weight": 100, "bake": "10m"}]} | fields
+    meta = {"name": "standard"}
+    return {"apiVersion": "serin.dev/v1alpha1", "kind": "ChangePolicy", "metadata": meta, "spec": spec}
+
+
+def apply_dry(cluster: Bed, manifest: Schema) -> str:
+    done = cluster.kubectl_result("apply", "--server-side", "--dry-run=server", "-f", "-", stdin=json.dumps(manifest))
+    return "" if done.returncode == 0 else done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fields", "path", "mend"),
+    [
+        ({"steps": []}, "spec.steps", "should have at least 1 items"),
+        ({"steps": [{"weight": 50, "bake": "5m"}]}, "spec.steps", "write weights that rise from above 0 to 100"),
+        (
+            {"steps": [{"weight": w, "bake": "5m"} for w in (50, 10, 100)]},
+            "spec.steps",
+            "write weights that rise from above 0 to 100",
+        ),
+        (
+            {"steps": [{"weight": w, "bake": "5m"} for w in (10, 10, 100)]},
+            "spec.steps",
+            "write weights that rise from above 0 to 100",
+        ),
+        ({"steps": [{"weight": 100, "bake": "5 min"}]}, "spec.steps[0].bake", "write a duration, like 90s, 5m"),
+        ({"steps": [{"weight": 100, "bake": ""}]}, "spec.steps[0].bake", "write a duration, like 90s, 5m"),
+        ({"steps": [{"weight": 100}]}, "spec.steps[0].bake", "Required value"),
+        ({"errorRate": {"max": "0.01"}}, "spec.errorRate.max", "write a percentage"),
+        ({"errorRate": {"max": "101%"}}, "spec.errorRate.max", "write a percentage"),
+        ({"lowTraffic": "ignore"}, "spec.lowTraffic", '"continue", "hold"'),
+        ({"slos": [{"name": "error-rate", "objective": "99%"}]}, "spec.slos[0].name", "not error-rate"),
+        ({"slos": [{"name": "a", "objective": "99%"}] * 2}, "spec.slos", "duplicate entries for key"),
+        ({"slos": [{"name": "a", "objective": "99%", "burnMax": 0}]}, "spec.slos[0].burnMax", "greater than 0"),
+        ({"incidents": {"labels": {}}}, "spec.incidents.labels", "at least 1 properties"),
+        ({"stepz": []}, ".spec.stepz", "field not declared in schema"),
+    ],
+)
+def test_a_malformed_policy_is_refused_with_the_field_and_the_mend(
+    cluster: Bed, fields: Schema, path: str, mend: str
+) -> None:
+    refusal = apply_dry(cluster, policy(**fields))
+    assert path in refusal
+    assert mend in refusal
+
+
+def test_a_policy_is_named_for_its_type(cluster: Bed) -> None:
+    assert "name the policy for the change type" in apply_dry(cluster, policy() | {"metadata": {"name": "fast"}})
+
+
+def test_the_shipped_policies_are_accepted(cluster: Bed) -> None:
+    for name in ("standard", "normal", "emergency"):
+        assert apply_dry(cluster, yaml.safe_load((ROOT / f"policies/{name}.yaml").read_text())) == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["1d", "1h30m", "90s", "500ms", "1m1ms", "0s", "5 min", "", "m", "-5m", "1.5h", "1s1m"]
+)
+def test_the_crd_and_the_codec_agree_about_durations(cluster: Bed, text: str) -> None:
+    try:
+        codec.parse_duration(text)
+        accepted = True
+    except ValueError:
+        accepted = False
+    assert (apply_dry(cluster, policy(drainMax=text)) == "") == accepted
+
+
+@pytest.mark.parametrize("text", ["0%", "1%", "99.95%", "100%", "100.1%", "1", "%", "one%", "-1%"])
+def test_the_crd_and_the_codec_agree_about_ratios(cluster: Bed, text: str) -> None:
+    try:
+        codec.decode(Policy, policy(errorRate={"max": text})["spec"])
+        accepted = True
+    except codec.FieldError:
+        accepted = False
+    assert (apply_dry(cluster, policy(errorRate={"max": text})) == "") == accepted
