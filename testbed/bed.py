@@ -12,17 +12,21 @@ import fcntl
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
+from urllib.parse import urlencode
 
-from testbed import build, control_plane, namespace
-from testbed.control_plane import ADMIN, Manifest
+from testbed import build, control_plane, gateway, kwok, namespace, prometheus
+from testbed.control_plane import ADMIN, NODE, PARTS, Manifest
 from testbed.errors import BedError
 from testbed.process import Process
 
@@ -134,6 +138,30 @@ class Bed:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests})
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text, user=user)
 
+    @property
+    def gateway_url(self) -> str:
+        """Where Envoy takes requests; the Host header chooses the route."""
+        return f"http://{self.host}:{gateway.TRAFFIC_PORT}"
+
+    @property
+    def prometheus_url(self) -> str:
+        return f"http://{self.host}:{prometheus.PORT}"
+
+    def query(self, promql: str) -> list[dict[str, Any]]:
+        """An instant query; the answer is Prometheus's result vector, values as strings."""
+        url = f"{self.prometheus_url}/api/v1/query?{urlencode({'query': promql})}"
+        with urllib.request.urlopen(url, timeout=10) as response:
+            result: list[dict[str, Any]] = json.load(response)["data"]["result"]
+        return result
+
+    def scrape(self, job: str, *addresses: str) -> None:
+        """Have Prometheus scrape /metrics of `addresses` (host:port) as `job`, besides the pods. None: no longer."""
+        prometheus.write_targets(self.directory, job, addresses)
+
+    def rules(self, name: str, *rules: Mapping[str, Any]) -> None:
+        """Set the rule group `name` to `rules` (as in a Prometheus rule file); without rules it goes."""
+        prometheus.write_rules(self.directory, self.host, name, rules)
+
     def process(self, name: str) -> Process:
         """A process of the bed, to be paused, killed, restarted."""
         if name not in self._processes:
@@ -149,7 +177,28 @@ class Bed:
     # ---- its parts
 
     def _start(self) -> None:
+        """Everything that can come up beside the API server does: that is what takes the time."""
+        wanted = self.options.components
+        if "prometheus" in wanted:
+            self._run(prometheus.process(self.directory, self.host, self.options.scrape_interval))
         self._start_control_plane()
+        if "node" in wanted:
+            self._run(self._node_agent())
+        if "gateway" in wanted:
+            self._start_gateway()
+        if "kwok" in wanted:
+            self._run(kwok.process(self.directory, self.host, self.kubeconfig(PARTS)))
+            self.apply(*kwok.manifests())
+        api_server = self.process("kube-apiserver")
+        api_server.wait_until("binding of pods", self._binds_pods, timedelta(seconds=30))
+        for name in sorted(wanted & {"node", "kwok"}):
+            node = NODE if name == "node" else kwok.NODE
+            self.process(name).wait_until(f"Ready of {node}", partial(self._node_ready, node), timedelta(seconds=30))
+        if "gateway" in wanted:
+            gateway.wait_until_ready(self.process("envoy"), self.host)
+        if "prometheus" in wanted:
+            prometheus.wait_until_ready(self.process("prometheus"), self.host)
+        self.check()
 
     def _start_control_plane(self) -> None:
         self._tokens = control_plane.write_credentials(self.directory, self.options.users)
@@ -163,7 +212,39 @@ class Bed:
         control_plane.wait_for_api(api_server, self.directory, self.host, self._tokens[ADMIN])
         self._run(controller_manager)
         self.apply(*control_plane.base_manifests(self.options.users))
-        api_server.wait_until("binding of pods", self._binds_pods, timedelta(seconds=30))
+
+    def _start_gateway(self) -> None:
+        files = [argument for path in gateway.crds() for argument in ("-f", str(path))]
+        self.kubectl("apply", "--server-side", *files)
+        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        contour, envoy = gateway.processes(self.directory, self.host, self.kubeconfig(PARTS))
+        self.apply(*gateway.manifests())
+        self._run(contour)
+        self._run(envoy)
+
+    def _node_agent(self) -> Process:
+        shop = build.find("shop").parent
+        logs = self.directory / "pods"
+        for directory in (logs, self.directory / "targets"):
+            directory.mkdir(exist_ok=True)
+        return Process(
+            "node",
+            [
+                sys.executable, "-m", "testbed.node",
+                f"--kubeconfig={self.kubeconfig(PARTS)}",
+                f"--node-name={NODE}",
+                f"--pod-cidr={self.pod_cidr}",
+                f"--targets-dir={self.directory}/targets",
+                f"--work-dir={logs}",
+            ],
+            self.directory / "node.log",
+            env={"PATH": f"{shop}{os.pathsep}{os.environ['PATH']}"},
+            contain=True,
+        )  # fmt: skip
+
+    def _node_ready(self, node: str) -> bool:
+        ready = 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
+        return self.kubectl("get", "node", node, "-o", ready, check=False) == "True"
 
     def _binds_pods(self) -> bool:
         self.check()

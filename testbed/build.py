@@ -17,13 +17,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from datetime import timedelta
+from functools import cache, partial
 from pathlib import Path
 
 from testbed.errors import BedError
 
-Report = Callable[[str], None]
-"""Takes one line of progress."""
+Report = Callable[[str, timedelta, bool], None]
+"""Takes what is being built (`kubectl v1.37.2`), for how long by now, and whether it is done; called every second."""
 
 _SOURCES = Path(__file__).parent / "go"
 _GO_MISSING = (
@@ -82,7 +83,7 @@ MODULES = (
         ldflags="-X github.com/projectcontour/contour/internal/build.Version={version}",
         data={
             "contour-crds.yaml": ("github.com/projectcontour/contour", "examples/contour/01-crds.yaml"),
-            "gateway-api-crds": ("sigs.k8s.io/gateway-api", "config/crd/experimental"),
+            "gateway-api-crds": ("sigs.k8s.io/gateway-api", "config/crd/standard"),
         },
     ),
     Module(
@@ -97,7 +98,6 @@ MODULES = (
         "sigs.k8s.io/kwok",
         {"kwok": "sigs.k8s.io/kwok/cmd/kwok"},
         ldflags="-X sigs.k8s.io/kwok/pkg/consts.Version={version}",
-        data={"kwok-stages": ("sigs.k8s.io/kwok", "kustomize/stage/pod/fast")},
     ),
     Module(
         "helm",
@@ -143,8 +143,7 @@ def find(tool: str) -> Path:
 def build(report: Report, modules: Iterable[Module] = MODULES) -> None:
     """Build what is not found and not in the cache yet. Several may run at once: one builds, the others wait.
 
-    `report` gets a line when a program's build begins and one with the time that it took. Raises BedError with the
-    compiler's words.
+    Raises BedError with the compiler's words.
     """
     for module in modules:
         if not module.data and all(_installed(tool) for tool in module.packages):
@@ -159,39 +158,41 @@ def build(report: Report, modules: Iterable[Module] = MODULES) -> None:
 def _build(module: Module, report: Report) -> None:
     if shutil.which("go") is None:
         raise BedError(_GO_MISSING.format(cache=cache_directory()))
-    partial = Path(tempfile.mkdtemp(prefix=f".{module.name}-", dir=cache_directory()))
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{module.name}-", dir=cache_directory()))
     try:
         for tool, package in module.packages.items():
-            started = time.monotonic()
-            report(f"{tool} {module.version}: building …")
             flags = f"-s -w {module.ldflags.format(version=module.version)}".strip()
-            _go(
-                module,
-                "build",
-                "-trimpath",
-                f"-tags={module.tags}",
-                f"-ldflags={flags}",
-                "-o",
-                str(partial / tool),
-                package,
-            )
-            report(f"{tool} {module.version}: built in {time.monotonic() - started:.0f} s")
+            options = ("-trimpath", f"-tags={module.tags}", f"-ldflags={flags}", "-o", str(unfinished / tool))
+            _go(module, "build", *options, package, progress=partial(report, f"{tool} {module.version}"))
         for name, (upstream, path) in module.data.items():
-            _copy(Path(_go(module, "list", "-m", "-f", "{{.Dir}}", upstream)) / path, partial / name)
-        partial.chmod(0o755)
-        partial.rename(module.directory)
+            _copy(Path(_go(module, "list", "-m", "-f", "{{.Dir}}", upstream)) / path, unfinished / name)
+        unfinished.chmod(0o755)
+        unfinished.rename(module.directory)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _go(module: Module, *arguments: str) -> str:
+def _go(
+    module: Module, *arguments: str, progress: Callable[[timedelta, bool], None] = lambda elapsed, done: None
+) -> str:
+    """Run go in the module's directory; the answer is its output."""
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false", "GOWORK": "off"}
-    done = subprocess.run(
-        ["go", *arguments], cwd=module.sources, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise BedError(f"go {' '.join(arguments)} in {module.sources}:\n{done.stderr[-2000:]}")
-    return done.stdout.strip()
+    pipe = subprocess.PIPE
+    started = time.monotonic()
+    with subprocess.Popen(
+        ["go", *arguments], cwd=module.sources, env=environment, stdout=pipe, stderr=pipe, text=True
+    ) as process:
+        while True:
+            progress(timedelta(seconds=time.monotonic() - started), False)
+            try:
+                output, words = process.communicate(timeout=1)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+    if process.returncode != 0:
+        raise BedError(f"go {' '.join(arguments)} in {module.sources}:\n{words[-2000:]}")
+    progress(timedelta(seconds=time.monotonic() - started), True)
+    return output.strip()
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -18,7 +18,13 @@ Manifest = dict[str, Any]
 NODE = "node-1"
 API_PORT = 6443
 ADMIN = "admin"
-_SYSTEM_USERS: Mapping[str, Sequence[str]] = {ADMIN: ("system:masters",), "system:kube-controller-manager": ()}
+PARTS = "testbed"
+"""The user that the node agent, Contour and kwok are."""
+_SYSTEM_USERS: Mapping[str, Sequence[str]] = {
+    ADMIN: ("system:masters",),
+    PARTS: ("system:masters",),
+    "system:kube-controller-manager": (),
+}
 _START = timedelta(seconds=60)
 
 

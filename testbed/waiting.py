@@ -1,6 +1,9 @@
 """Waiting for a cluster to get somewhere."""
 
+import http
+import http.client
 import time
+import urllib.request
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
@@ -16,3 +19,12 @@ def eventually(read: Callable[[], T], within: timedelta = timedelta(seconds=15))
             raise TimeoutError(f"still {answer!r} after {within.total_seconds():.0f} s")
         time.sleep(0.1)
     return answer
+
+
+def answers(url: str) -> bool:
+    """Whether a GET of `url` is answered with 200. Raises OSError when nobody listens."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(response.status == http.HTTPStatus.OK)
+    except http.client.HTTPException:
+        return False

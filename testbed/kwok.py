@@ -1,0 +1,39 @@
+"""Thousands of pods without processes: kwok answers for one more node, on which every pod is ready at once."""
+
+from pathlib import Path
+
+from testbed import build
+from testbed.control_plane import Manifest
+from testbed.process import Process
+
+NODE = "kwok-1"
+_MARK = "kwok.x-k8s.io/node"
+
+
+def manifests() -> list[Manifest]:
+    """The node. A pod gets there by the node selector `kubernetes.io/hostname: kwok-1`."""
+    room = {"cpu": "10k", "memory": "100Ti", "pods": "100k"}
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": NODE, "labels": {"kubernetes.io/hostname": NODE}, "annotations": {_MARK: "fake"}},
+            "status": {"allocatable": room, "capacity": room},
+        }
+    ]
+
+
+def process(directory: Path, host: str, kubeconfig: Path) -> Process:
+    return Process(
+        "kwok",
+        [
+            str(build.find("kwok")),
+            f"--kubeconfig={kubeconfig}",
+            "--manage-all-nodes=false",
+            f"--manage-nodes-with-annotation-selector={_MARK}=fake",
+            f"--node-ip={host}",
+            "--cidr=10.255.0.0/16",
+            f"--server-address={host}:10247",
+        ],
+        directory / "kwok.log",
+    )
