@@ -75,7 +75,7 @@ def test_slow_is_told_from_fast_at_the_edge_of_a_bucket(name: ChangeType) -> Non
 def test_a_healthy_normal_change_ends_within_45_minutes() -> None:
     shipped = policy("normal")
     rest = timedelta(minutes=45) - sum((step.bake for step in shipped.steps), timedelta()) - shipped.drain_max
-    # What is left is for pods to get ready: the canary's at each step, and 10 replicas, a quarter at a time, in 4 rounds.
+    # What is left is for pods to get ready: the canary's at each step, and 10 replicas in 4 rounds of a quarter.
     assert rest / (len(shipped.steps) + 4) >= timedelta(minutes=1)
 
 
