@@ -1,0 +1,249 @@
+"""What an SRE sees of the process: JSON logs, one line a decision, and metrics in a registry of their own.
+
+The series of changes are made when they are scraped, from the states last decided: what is gone leaves nothing behind.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from typing import TextIO
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from controller.core.change import printable
+from controller.core.model import Change, Evidence, Observation, Phase, State, Verdict
+from controller.settings import LogFormat, LogLevel
+
+TEXT_MAX = 2000
+ENDED_KEPT = timedelta(hours=1)
+"""A change that has ended is shown in metrics for this long: for the last scrape, and for alerts on it."""
+
+log = structlog.get_logger()
+
+
+# --- Logs ---
+
+
+def configure_logs(level: LogLevel, form: LogFormat, stream: TextIO | None = None) -> None:
+    """Every log line of the process, of libraries and warnings too: UTC moment, level, constant event name, keys."""
+    stream = stream or sys.stderr
+    renderer: Processor = (
+        structlog.processors.JSONRenderer(ensure_ascii=False)
+        if form is LogFormat.JSON
+        else structlog.dev.ConsoleRenderer(colors=stream.isatty())
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+            structlog.processors.format_exc_info,
+            _escape,
+            renderer,
+        ]
+    )
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level.number, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+
+
+def _escape(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Text from outside (annotations, pod messages) cannot end a line, colour a terminal or turn the script."""
+    return {key: _harmless(key, value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _harmless(key: str, text: str) -> str:
+    if key == "exception":  # a traceback has lines of its own
+        return "\n".join(printable(line, TEXT_MAX) for line in text.split("\n"))
+    return printable(text, TEXT_MAX)
+
+
+# --- Metrics of changes ---
+
+
+@dataclass(frozen=True)
+class _Seen:
+    change: Change
+    state: State
+    weights: dict[str, int]
+    ratios: dict[tuple[str, str, str], float]
+
+
+class _Changes(Collector):
+    """The series of the changes that are known at the moment of a scrape."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self._now = now
+        self.known: dict[tuple[str, str], _Seen] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        def gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+            return GaugeMetricFamily(f"serin_{name}", text, labels=("namespace", "change", *labels))
+
+        phase = gauge("change_phase", "1 for the phase that the change is in, 0 for the others.", "type", "phase")
+        step = gauge("change_step", "Step of the change, 1 is the first; 0 before the start.")
+        desired = gauge("change_weight_desired", "Percent of the traffic that the canary is to have.")
+        actual = gauge("change_weight_actual", "Percent that the routes of a Deployment give its canary.", "target")
+        ratio = gauge("measured_ratio", "Share of bad requests, newest sample.", "target", "rule", "arm")
+        breach = gauge("breach_seconds", "How long a limit has been exceeded, on the data's clock.", "target", "rule")
+        for key, seen in list(self.known.items()):
+            state = seen.state
+            if state.ended_at and self._now() - state.ended_at > ENDED_KEPT:
+                del self.known[key]
+                continue
+            kind = seen.change.type.value if seen.change.type else "unknown"
+            names = (seen.change.namespace, seen.change.change_id)
+            for each in Phase:
+                phase.add_metric((*names, kind, each.value), each is state.phase)
+            step.add_metric(names, step_number(state))
+            desired.add_metric(names, state.weight)
+            for target, weight in seen.weights.items():
+                actual.add_metric((*names, target), weight)
+            for labels, value in seen.ratios.items():
+                ratio.add_metric((*names, *labels), value)
+            for b in () if state.phase.terminal else state.breaches:
+                breach.add_metric((*names, b.target, b.rule), b.bad_for.total_seconds())
+        yield from (phase, step, desired, actual, ratio, breach)
+
+
+def step_number(state: State) -> int:
+    """For people: 1 is the first step, 0 is before the start."""
+    return state.step + 1 if state.started_at else 0
+
+
+# --- What the reconciler calls ---
+
+
+class Telemetry:
+    """Counts, gauges and log lines of one process. `now` tells the time (UTC)."""
+
+    def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._changes = _Changes(now)
+        registry.register(self._changes)
+        ProcessCollector(registry=registry)
+        self._decisions = Counter(
+            "serin_decisions", "Decisions that changed something.", ("phase", "reason"), registry=registry
+        )
+        self._transitions = Counter(
+            "serin_transitions", "Phases, stages and steps entered.", ("type", "phase"), registry=registry
+        )
+        self._writes = Counter("serin_writes", "Writes to the cluster.", ("kind",), registry=registry)
+        self._reconcile = Histogram("serin_reconcile_seconds", "Time of one look at a change.", registry=registry)
+        self._first_write = Histogram(
+            "serin_first_write_seconds",
+            "From the verdict of a rollback to its first write.",
+            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            registry=registry,
+        )
+        self._leader = Gauge("serin_leader", "1 while this process leads.", registry=registry)
+        self._prometheus_up = Gauge("serin_prometheus_up", "1 while Prometheus answers.", registry=registry)
+        build = Gauge("serin_build_info", "Always 1; the version is a label.", ("version",), registry=registry)
+        build.labels(version("serin")).set(1)
+
+    def decision(self, change: Change, before: State, after: State, observation: Observation) -> None:
+        """A decision was taken. Call it at every cycle: the gauges follow, and a line is logged when something changed.
+
+        `observation` is what `after` rests on.
+        """
+        self._changes.known[change.namespace, change.name] = _Seen(
+            change, after, _weights(observation), {} if after.phase.terminal else _ratios(observation)
+        )
+        if _gist(before) == _gist(after):
+            return
+        if (before.phase, before.stage, before.step) != (after.phase, after.stage, after.step):
+            self._transitions.labels(change.type or "unknown", after.phase).inc()
+        self._decisions.labels(after.phase, after.reason).inc()
+        evidence = _decisive(after)
+        ill = after.cause or (evidence and evidence.verdict is Verdict.FAIL)
+        targets = [t for t in after.targets if evidence is None or t.name == evidence.target]
+        (log.warning if ill else log.info)(
+            "decision",
+            change=change.change_id,
+            namespace=change.namespace,
+            workload=",".join(t.name for t in targets) or ",".join(change.deployments),
+            revision=",".join(t.revision for t in targets),
+            phase=after.phase.value,
+            stage=after.stage.value if after.stage else None,
+            step=step_number(after),
+            weight=after.weight,
+            verdict=evidence.verdict.value if evidence else None,
+            reason=after.reason,
+            rule=evidence.rule if evidence else None,
+            value=evidence.value if evidence else None,
+            threshold=evidence.threshold if evidence else None,
+            message=after.message,
+        )
+
+    def write(self, change: Change, kind: str, message: str, *, after_verdict: timedelta | None = None) -> None:
+        """A write to the cluster was accepted. `kind` is one word of a fixed set.
+
+        `after_verdict`: with the first write of a rollback, the time since its verdict.
+        """
+        self._writes.labels(kind).inc()
+        took: dict[str, float] = {}
+        if after_verdict is not None:
+            self._first_write.observe(after_verdict.total_seconds())
+            took = {"seconds_after_verdict": round(after_verdict.total_seconds(), 3)}
+        log.info("write", change=change.change_id, namespace=change.namespace, kind=kind, message=message, **took)
+
+    def forget(self, namespace: str, name: str) -> None:
+        """The ChangeRequest is gone: so are its series."""
+        self._changes.known.pop((namespace, name), None)
+
+    def reconciled(self, took: timedelta) -> None:
+        self._reconcile.observe(took.total_seconds())
+
+    def leading(self, leads: bool) -> None:
+        self._leader.set(leads)
+
+    def prometheus_answers(self, up: bool) -> None:
+        self._prometheus_up.set(up)
+
+    def exposition(self) -> tuple[bytes, str]:
+        """The body of /metrics and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+def _gist(state: State) -> State:
+    """What of a state is worth a line: not the clocks, counts and words that move at every look."""
+    verdicts = tuple(Evidence(e.rule, e.target, e.verdict, "", "", "") for e in state.evidence)
+    kept = ("phase", "stage", "outcome", "step", "weight", "reason", "cause", "rejected")
+    return replace(State(), evidence=verdicts, **{name: getattr(state, name) for name in kept})
+
+
+def _decisive(state: State) -> Evidence | None:
+    """The evidence that weighs most: the first failure, else the first that is inconclusive, else the first."""
+    weight = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
+    return min(state.evidence, key=lambda e: weight.index(e.verdict), default=None)
+
+
+def _weights(observation: Observation) -> dict[str, int]:
+    """The greatest weight that a route gives the canary of each Deployment; nothing while one cannot be told."""
+    found = {}
+    for name, seen in observation.targets.items():
+        weights = [route.weight for route in seen.routes if route.weight is not None]
+        if weights and len(weights) == len(seen.routes):
+            found[name] = max(weights)
+    return found
+
+
+def _ratios(observation: Observation) -> dict[tuple[str, str, str], float]:
+    """Of the newest sample that has requests, of each rule and arm."""
+    arms = observation.measurements.arms if observation.measurements else {}
+    newest = {key: next((s for s in reversed(arm.samples) if s.total), None) for key, arm in arms.items()}
+    return {key: sample.bad / sample.total for key, sample in newest.items() if sample}
