@@ -28,6 +28,7 @@ from urllib.parse import urlencode
 from testbed import build, control_plane, gateway, kwok, namespace, prometheus
 from testbed.control_plane import ADMIN, NODE, PARTS, Manifest
 from testbed.errors import BedError
+from testbed.load import Load
 from testbed.process import Process
 
 CONTROL_PLANE: frozenset[str] = frozenset()
@@ -146,6 +147,11 @@ class Bed:
     @property
     def prometheus_url(self) -> str:
         return f"http://{self.host}:{prometheus.PORT}"
+
+    async def load(self, host: str, *, rps: float = 100, duration: timedelta | None = None) -> Load:
+        """Start users who send `rps` requests a second through the gateway to `host`."""
+        command = (str(build.find("shop")),)
+        return await Load.start(self.gateway_url, host=host, rps=rps, duration=duration, command=command)
 
     def query(self, promql: str) -> list[dict[str, Any]]:
         """An instant query; the answer is Prometheus's result vector, values as strings."""

@@ -98,6 +98,7 @@ MODULES = (
         "sigs.k8s.io/kwok",
         {"kwok": "sigs.k8s.io/kwok/cmd/kwok"},
         ldflags="-X sigs.k8s.io/kwok/pkg/consts.Version={version}",
+        data={f"kwok-{kind}-stages": ("sigs.k8s.io/kwok", f"kustomize/stage/{kind}/fast") for kind in ("node", "pod")},
     ),
     Module(
         "helm",

@@ -24,6 +24,12 @@ def manifests() -> list[Manifest]:
 
 
 def process(directory: Path, host: str, kubeconfig: Path) -> Process:
+    stages = [
+        file
+        for kind in ("node", "pod")
+        for file in sorted(build.find(f"kwok-{kind}-stages").glob("*.yaml"))
+        if file.name != "kustomization.yaml"
+    ]
     return Process(
         "kwok",
         [
@@ -34,6 +40,8 @@ def process(directory: Path, host: str, kubeconfig: Path) -> Process:
             f"--node-ip={host}",
             "--cidr=10.255.0.0/16",
             f"--server-address={host}:10247",
+            *(f"--config={file}" for file in stages),
+            "--v=WARN",
         ],
         directory / "kwok.log",
     )

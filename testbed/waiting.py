@@ -1,8 +1,8 @@
 """Waiting for a cluster to get somewhere."""
 
 import http
-import http.client
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from datetime import timedelta
@@ -21,10 +21,12 @@ def eventually(read: Callable[[], T], within: timedelta = timedelta(seconds=15))
     return answer
 
 
-def answers(url: str) -> bool:
-    """Whether a GET of `url` is answered with 200. Raises OSError when nobody listens."""
+def answers(url: str, host: str | None = None) -> bool:
+    """Whether a GET of `url` is answered with 200. Raises OSError when nobody listens or nothing comes in 2 s."""
+    request = urllib.request.Request(url, headers={"Host": host} if host else {})
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:
+        with urllib.request.urlopen(request, timeout=2) as response:
             return bool(response.status == http.HTTPStatus.OK)
-    except http.client.HTTPException:
+    except urllib.error.HTTPError as error:
+        error.close()
         return False
