@@ -94,7 +94,10 @@ class Container:
             back_off = back_off.after(timedelta(seconds=asyncio.get_running_loop().time() - began))
             self._last_state = self._state
             if back_off.wait:
-                self._wait("CrashLoopBackOff", f"back-off {back_off.wait} restarting failed container")
+                self._wait(
+                    "CrashLoopBackOff",
+                    f"back-off {back_off.wait.total_seconds():g}s restarting failed container {self._manifest['name']}",
+                )
                 await asyncio.sleep(back_off.wait.total_seconds())
             self._restarts += 1
 

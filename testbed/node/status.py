@@ -95,7 +95,8 @@ def _effective_state(status: Json) -> Json:
 
 
 def _condition(kind: str, true: bool, why: Json) -> Json:
-    return {"type": kind, "status": str(true), **why}
+    # A strategic merge keeps what a patch does not name: null takes away the reason of before.
+    return {"type": kind, "status": str(true), "reason": None, "message": None, **why}
 
 
 def _dated(conditions: Iterable[Json], before: Iterable[Json], now: str) -> list[Json]:
