@@ -83,13 +83,22 @@ class _WatchLine(msgspec.Struct):
     object: msgspec.Raw
 
 
-class _Request(NamedTuple):
-    """What a request is called in errors and logs."""
+class _Call(NamedTuple):
+    """A request, and what it is called in errors (`verb` to `name`)."""
 
     verb: str
     resource: str
-    namespace: str = ""
-    name: str = ""
+    namespace: str
+    name: str
+    method: str
+    path: str
+    query: Mapping[str, str] = {}
+    body: Any = None
+    content_type: str = "application/json"
+
+    @property
+    def title(self) -> str:
+        return " ".join(filter(None, (self.verb, self.resource, self.namespace, self.name)))
 
 
 _decode = msgspec.json.Decoder(Json).decode
@@ -107,7 +116,7 @@ class Client:
         self._api = api
         self._reload = reload
         self._limit = timeout.total_seconds()
-        self._headers = {"Accept": "application/json", "User-Agent": "serin"}
+        self._headers = {"Accept": "application/json"}
 
     @classmethod
     async def connect(cls, *, kubeconfig: str | None, impersonate: str | None, timeout: timedelta) -> Self:  # noqa: ASYNC109 (of each call)
@@ -133,7 +142,9 @@ class Client:
                 raise PermanentError("NoCredentials", f"cannot load credentials from {where}: {error}") from error
 
         await load()
-        client = cls(ApiClient(configuration), load, timeout)
+        api = ApiClient(configuration)
+        api.user_agent = "serin"
+        client = cls(api, load, timeout)
         try:
             if impersonate is not None and await client.who_am_i() != impersonate:
                 client._headers["Impersonate-User"] = impersonate
@@ -152,8 +163,8 @@ class Client:
     # Reads
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Json:
-        request = _Request("get", resource.label, namespace or "", name)
-        return _decode_json(await self._read(request, resource.path(namespace, name)), request)
+        path = resource.path(namespace, name)
+        return await self._read(_Call("get", resource.label, namespace or "", name, "GET", path))
 
     @overload
     async def list(
@@ -164,7 +175,7 @@ class Client:
         label_selector: str = ...,
         field_selector: str = ...,
         limit: int = ...,
-    ) -> tuple[list[Json], str]: ...
+    ) -> tuple[builtins.list[Json], str]: ...
     @overload
     async def list(
         self,
@@ -175,7 +186,7 @@ class Client:
         field_selector: str = ...,
         limit: int = ...,
         decode: Callable[[msgspec.Raw], T],
-    ) -> tuple[list[T], str]: ...
+    ) -> tuple[builtins.list[T], str]: ...
     async def list(
         self,
         resource: Resource,
@@ -185,30 +196,30 @@ class Client:
         field_selector: str = "",
         limit: int = PAGE,
         decode: Callable[[msgspec.Raw], Any] = _decode,
-    ) -> tuple[list[Any], str]:
+    ) -> tuple[builtins.list[Any], str]:
         """All objects, read in pages of `limit`, and the resource version to watch from: the whole list or an error.
 
         Items carry no `kind` and `apiVersion` where the API server leaves them out. `decode` turns the JSON of one
         object into what is kept, page by page, so that a large list is never in memory whole.
         """
-        request = _Request("list", resource.label, namespace or "")
         query = {"labelSelector": label_selector, "fieldSelector": field_selector, "limit": str(limit)}
+        call = _Call("list", resource.label, namespace or "", "", "GET", resource.path(namespace), query)
         for _ in range(TRIES):
-            items: list[Any] = []
-            token = ""
+            items: builtins.list[Any] = []
+            query["continue"] = ""
             try:
                 while True:
-                    body = await self._read(request, resource.path(namespace), query | {"continue": token})
+                    page = await self._read_as(_decode_page, call)
                     try:
-                        page = _decode_page(body)
                         items += [decode(raw) for raw in page.items or ()]
                     except msgspec.DecodeError as error:
-                        raise _not_json(request, body, error) from error
-                    if not (token := page.metadata.continue_):
+                        raise TransientError("BadObject", f"{call.title}: {error}") from error
+                    if not page.metadata.continue_:
                         return items, page.metadata.resourceVersion
+                    query["continue"] = page.metadata.continue_
             except ExpiredError:
                 continue  # the token outlived its snapshot: what was read so far belongs to a list that is no more
-        raise TransientError("ListExpired", f"list {resource.label}: the continue token expired {TRIES} times in a row")
+        raise TransientError("ListExpired", f"{call.title}: the continue token expired {TRIES} times in a row")
 
     async def watch(
         self,
@@ -225,7 +236,6 @@ class Client:
         Raises on all else: an ERROR event as the error it carries (410: ExpiredError), a line that is no JSON, a
         connection that breaks off or is silent for `inactivity_max`. Close it with `contextlib.aclosing`.
         """
-        request = _Request("watch", resource.label, namespace or "")
         lasting = random.randint(300, 600)  # noqa: S311 (as client-go: the watches of many clients end at different times)
         query = {
             "watch": "true",
@@ -235,27 +245,27 @@ class Client:
             "fieldSelector": field_selector,
             "timeoutSeconds": str(lasting),
         }
+        call = _Call("watch", resource.label, namespace or "", "", "GET", resource.path(namespace), query)
         silence = aiohttp.ClientTimeout(sock_connect=self._limit, sock_read=inactivity_max.total_seconds())
-        response = await self._named(
-            request, self._send(request, "GET", resource.path(namespace), query, limit=silence)
-        )
+        response = await _named(call, self._send(call, silence))
         try:
             rest = b""
             chunks = aiter(response.content.iter_any())
-            while chunk := await self._named(request, anext(chunks, b"")):
+            while chunk := await _named(call, anext(chunks, b"")):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     if line.strip():
-                        yield _event(request, line)
+                        yield _event(call, line)
             if rest.strip():
-                raise TransientError("CutShort", f"{_title(request)}: the watch ended in the middle of an event")
+                raise TransientError("CutShort", f"{call.title}: the watch ended in the middle of an event")
         finally:
+            if response.connection and response.connection.transport:
+                response.connection.transport.abort()  # no TLS good-bye: the server would first finish its stream
             response.close()
 
     async def version(self) -> tuple[int, int]:
         """The API server's (major, minor)."""
-        request = _Request("get", "/version")
-        info = _decode_json(await self._read(request, "/version"), request)
+        info = await self._read(_Call("get", "version", "", "", "GET", "/version"))
         return int(info["major"]), int("".join(filter(str.isdigit, info["minor"])))
 
     async def api_resources(self, group_version: str) -> set[str] | None:
@@ -263,12 +273,11 @@ class Client:
 
         None is the word of the API server, which lists its groups; a 404 of something in between raises.
         """
-        request = _Request("discover", group_version)
+        path = f"/{'apis' if '/' in group_version else 'api'}/{group_version}"
         try:
-            path = f"/{'apis' if '/' in group_version else 'api'}/{group_version}"
-            found = _decode_json(await self._read(request, path), request)
+            found = await self._read(_Call("discover", group_version, "", "", "GET", path))
         except NotServedError as error:
-            groups = _decode_json(await self._read(request, "/apis"), request)["groups"]
+            groups = (await self._read(_Call("discover", "groups", "", "", "GET", "/apis")))["groups"]
             if any(version["groupVersion"] == group_version for group in groups for version in group["versions"]):
                 raise TransientError("DiscoveryDisagrees", error.message) from error
             return None
@@ -277,24 +286,23 @@ class Client:
     async def access_review(self, verb: str, group: str, resource: str, namespace: str | None, name: str = "") -> bool:
         """Whether this identity may `verb` the resource, in `namespace` or (None) everywhere; "" is the core group."""
         attributes = {"verb": verb, "group": group, "resource": resource, "namespace": namespace or "", "name": name}
-        review = await self._review(ACCESS_REVIEWS, {"resourceAttributes": attributes})
+        review = await self._review(ACCESS_REVIEWS, spec={"resourceAttributes": attributes})
         return bool(review["status"]["allowed"])
 
     async def who_am_i(self) -> str:
         """The user name that the API server sees."""
-        return str((await self._review(SUBJECT_REVIEWS, None))["status"]["userInfo"]["username"])
+        return str((await self._review(SUBJECT_REVIEWS))["status"]["userInfo"]["username"])
 
-    async def _review(self, resource: Resource, spec: Json | None) -> Json:
-        request = _Request("create", resource.label)
-        body = {"apiVersion": resource.group_version, "kind": resource.kind} | ({"spec": spec} if spec else {})
-        return _decode_json(await self._read(request, resource.path(), method="POST", body=body), request)
+    async def _review(self, resource: Resource, **fields: Json) -> Json:
+        body = {"apiVersion": resource.group_version, "kind": resource.kind, **fields}
+        return await self._read(_Call("create", resource.label, "", "", "POST", resource.path(), body=body))
 
     # Writes: tried once, for only the caller can know whether a lost answer was a yes
 
     async def create(self, resource: Resource, namespace: str | None, obj: Json, *, dry_run: bool = False) -> Json:
-        request = _Request("create", resource.label, namespace or "", obj["metadata"].get("name", ""))
-        query = {"dryRun": "All" if dry_run else ""}
-        return _decode_json(await self._write(request, "POST", resource.path(namespace), query, obj), request)
+        name, query = obj["metadata"].get("name", ""), {"dryRun": "All" if dry_run else ""}
+        path = resource.path(namespace)
+        return await self._write(_Call("create", resource.label, namespace or "", name, "POST", path, query, obj))
 
     async def patch(
         self,
@@ -311,12 +319,10 @@ class Client:
 
         A `metadata.resourceVersion` in the patch makes it a precondition: ConflictError when the object has moved on.
         """
-        request = _Request("patch", resource.label, namespace or "", name)
         query = {"fieldManager": field_manager, "force": "true" if content_type == "apply" else ""}
-        path = resource.path(namespace, name, subresource)
-        return _decode_json(
-            await self._write(request, "PATCH", path, query, patch, CONTENT_TYPES[content_type]), request
-        )
+        path, media = resource.path(namespace, name, subresource), CONTENT_TYPES[content_type]
+        label = f"{resource.label}/{subresource}" if subresource else resource.label
+        return await self._write(_Call("patch", label, namespace or "", name, "PATCH", path, query, patch, media))
 
     async def delete(
         self,
@@ -329,7 +335,6 @@ class Client:
         propagation: Literal["Background", "Foreground", "Orphan"] = "Background",
     ) -> None:
         """Delete the object, if it still has that `uid` and `resource_version` (else ConflictError)."""
-        request = _Request("delete", resource.label, namespace or "", name)
         wanted = {"uid": uid, "resourceVersion": resource_version}
         options = {
             "apiVersion": "v1",
@@ -337,90 +342,58 @@ class Client:
             "propagationPolicy": propagation,
             "preconditions": {key: value for key, value in wanted.items() if value is not None},
         }
-        await self._write(request, "DELETE", resource.path(namespace, name), {}, options)
+        path = resource.path(namespace, name)
+        await self._write(_Call("delete", resource.label, namespace or "", name, "DELETE", path, body=options))
 
     # One exchange
 
-    async def _read(
-        self,
-        request: _Request,
-        path: str,
-        query: Mapping[str, str] | None = None,
-        *,
-        method: str = "GET",
-        body: Any = None,
-    ) -> bytes:
+    async def _read(self, call: _Call) -> Json:
+        return await self._read_as(_decode, call)
+
+    async def _read_as(self, decode: Callable[[bytes], T], call: _Call) -> T:
         """Up to three tries within the time limit; one that hangs is given up at half of it: another can follow."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self._limit
+        pause = tenacity.wait_random_exponential(multiplier=0.1, max=1)
 
         def wait(state: tenacity.RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
             asked = error.retry_after if isinstance(error, TransientError) else None
-            return max(
-                tenacity.wait_random_exponential(multiplier=0.1, max=1)(state), asked.total_seconds() if asked else 0
-            )
+            return max(pause(state), asked.total_seconds() if asked else 0)
 
         def stop(state: tenacity.RetryCallState) -> bool:
             return state.attempt_number >= TRIES or loop.time() + state.upcoming_sleep >= end
 
-        async def attempt() -> bytes:
-            limit = min(end - loop.time(), self._limit / 2)
-            return await self._exchange(request, method, path, query or {}, body, limit=limit)
+        async def attempt() -> T:
+            return await self._exchange(call, min(end - loop.time(), self._limit / 2), decode)
 
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(TransientError), wait=wait, stop=stop, reraise=True
-        )
-        return await retrying(attempt)
+        transient = tenacity.retry_if_exception_type(TransientError)
+        return await tenacity.AsyncRetrying(retry=transient, wait=wait, stop=stop, reraise=True)(attempt)
 
-    async def _write(
-        self,
-        request: _Request,
-        method: str,
-        path: str,
-        query: Mapping[str, str],
-        body: Any,
-        content_type: str = "application/json",
-    ) -> bytes:
-        return await self._exchange(request, method, path, query, body, content_type, limit=self._limit)
+    async def _write(self, call: _Call) -> Json:
+        return await self._exchange(call, self._limit, _decode)
 
-    async def _exchange(
-        self,
-        request: _Request,
-        method: str,
-        path: str,
-        query: Mapping[str, str],
-        body: Any,
-        content_type: str = "application/json",
-        *,
-        limit: float,
-    ) -> bytes:
-        timeout = aiohttp.ClientTimeout(total=limit)
-
+    async def _exchange(self, call: _Call, limit: float, decode: Callable[[bytes], T]) -> T:
         async def exchange() -> bytes:
-            response = await self._send(request, method, path, query, body, content_type, limit=timeout)
+            response = await self._send(call, aiohttp.ClientTimeout(total=limit))
             return await response.read()
 
-        return await self._named(request, exchange())
+        body = await _named(call, exchange())
+        try:
+            return decode(body)
+        except msgspec.DecodeError as error:
+            raise _not_json(call, body, error) from error
 
-    async def _send(
-        self,
-        request: _Request,
-        method: str,
-        path: str,
-        query: Mapping[str, str],
-        body: Any = None,
-        content_type: str = "application/json",
-        *,
-        limit: aiohttp.ClientTimeout,
-    ) -> aiohttp.ClientResponse:
+    async def _send(self, call: _Call, limit: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
         """The open response of a request that the server accepted; an error of `from_response` otherwise."""
-        if present := {key: value for key, value in query.items() if value}:
-            path += "?" + urlencode(present)
+        present = {key: value for key, value in call.query.items() if value}
         _, url, headers, _, _ = await self._api.param_serialize(
-            method, path, header_params={**self._headers, "Content-Type": content_type}, auth_settings=["BearerToken"]
+            call.method,
+            f"{call.path}?{urlencode(present)}" if present else call.path,
+            header_params={**self._headers, "Content-Type": call.content_type},
+            auth_settings=["BearerToken"],
         )
-        answer = await self._api.call_api(method, url, headers, body, _request_timeout=limit)
+        answer = await self._api.call_api(call.method, url, headers, call.body, _request_timeout=limit)
         response: aiohttp.ClientResponse = answer.response
         if 200 <= response.status < 300:
             return response
@@ -431,50 +404,47 @@ class Client:
             status = {}
         if response.status == 401:
             await self._reload()  # a token of an exec plugin or a token file that ran out: the next try has the new one
-        raise from_response(
+        raise _error(
+            call,
             response.status,
             status if status.get("kind") == "Status" else text,
             retry_after=response.headers.get("Retry-After", ""),
-            **request._asdict(),
         )
 
-    @staticmethod
-    async def _named(request: _Request, work: Awaitable[T]) -> T:
-        """Await `work`; what goes wrong on the way to the API server is a TransientError that names the request."""
-        try:
-            return await work
-        except SerinError:
-            raise
-        except TimeoutError as error:
-            raise TransientError("Timeout", f"{_title(request)}: no answer within the time limit") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise TransientError("ConnectionLost", f"{_title(request)}: {error or type(error).__name__}") from error
+
+async def _named(call: _Call, work: Awaitable[T]) -> T:
+    """Await `work`; what goes wrong on the way to the API server is a TransientError that names the request."""
+    try:
+        return await work
+    except TimeoutError as error:
+        raise TransientError("Timeout", f"{call.title}: no answer within the time limit") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise TransientError("ConnectionLost", f"{call.title}: {error or type(error).__name__}") from error
 
 
-def _event(request: _Request, line: bytes) -> Event:
+def _event(call: _Call, line: bytes) -> Event:
     try:
         decoded = _decode_line(line)
+        if decoded.type == "ERROR":
+            status = _decode(decoded.object)
+            raise _error(call, int(status.get("code") or 500), status)
     except msgspec.DecodeError as error:
-        raise _not_json(request, line, error) from error
-    if decoded.type == "ERROR":
-        status = _decode_json(decoded.object, request)
-        raise from_response(int(status.get("code") or 500), status, **request._asdict())
+        raise _not_json(call, line, error) from error
     return Event(decoded.type, decoded.object)
 
 
-def _decode_json(body: bytes | msgspec.Raw, request: _Request) -> Json:
-    try:
-        return _decode(body)
-    except msgspec.DecodeError as error:
-        raise _not_json(request, bytes(body), error) from error
-
-
-def _not_json(request: _Request, body: bytes, error: Exception) -> TransientError:
-    text = " ".join(body[:200].decode(errors="replace").split())
-    return TransientError(
-        "NotTheApiServer", f"{_title(request)}: an answer that the API server does not give ({error}): {text}"
+def _error(call: _Call, status: int, body: Json | str, retry_after: str = "") -> SerinError:
+    return from_response(
+        status,
+        body,
+        verb=call.verb,
+        resource=call.resource,
+        namespace=call.namespace,
+        name=call.name,
+        retry_after=retry_after,
     )
 
 
-def _title(request: _Request) -> str:
-    return " ".join(filter(None, request))
+def _not_json(call: _Call, body: bytes, error: Exception) -> TransientError:
+    text = " ".join(body[:200].decode(errors="replace").split())
+    return TransientError("NotTheApiServer", f"{call.title}: not an answer of the API server ({error}): {text}")

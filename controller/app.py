@@ -1,0 +1,292 @@
+"""Joins the parts to a process: checks that it can work, keeps the caches, leads or waits, and ends for a reason."""
+
+import asyncio
+import os
+import signal
+import socket
+import uuid
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from aiohttp import web
+
+from controller.cluster import kinds
+from controller.cluster.client import Client
+from controller.cluster.lease import Lease
+from controller.cluster.read import Cluster, Key
+from controller.cluster.write import Writer
+from controller.core.model import Change, Measurements, Phase, State
+from controller.errors import ConflictError, LeaseLostError, PermanentError, SerinError, TransientError
+from controller.measure import Measuring
+from controller.metrics.presets import PRESETS
+from controller.metrics.source import Prometheus
+from controller.reconcile import Reconciler
+from controller.settings import Settings
+from controller.telemetry import Telemetry
+from controller.workqueue import WorkQueue
+
+log = structlog.get_logger()
+
+IDENTITY = "system:serviceaccount:serin-system:serin"
+"""Who the controller is, in the cluster and out of it: the admission policies let no one else through."""
+KUBERNETES_MIN = (1, 36)
+SYNC_MAX = timedelta(minutes=1)
+CONTACT_MAX = timedelta(minutes=3)
+LOOK_AGAIN = timedelta(milliseconds=50)
+
+RIGHTS = (
+    ("list", kinds.DEPLOYMENTS),
+    ("patch", kinds.DEPLOYMENTS),
+    ("create", kinds.DEPLOYMENTS),
+    ("delete", kinds.DEPLOYMENTS),
+    ("list", kinds.REPLICA_SETS),
+    ("delete", kinds.REPLICA_SETS),
+    ("list", kinds.PODS),
+    ("list", kinds.SERVICES),
+    ("create", kinds.SERVICES),
+    ("delete", kinds.SERVICES),
+    ("list", kinds.ENDPOINT_SLICES),
+    ("list", kinds.AUTOSCALERS),
+    ("patch", kinds.AUTOSCALERS),
+    ("patch", kinds.HTTP_ROUTES),
+    ("patch", kinds.GRPC_ROUTES),
+    ("create", kinds.CHANGES),
+    ("patch", kinds.CHANGES),
+    ("list", kinds.POLICIES),
+    ("create", kinds.EVENTS),
+    ("list", kinds.MUTATING_POLICIES),
+    ("list", kinds.VALIDATING_POLICIES),
+)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def run(settings: Settings) -> None:
+    """Run until a signal ends it.
+
+    Raises:
+        SerinError: why it cannot work, or may not go on.
+    """
+    client = await Client.connect(kubeconfig=settings.kubeconfig, impersonate=IDENTITY, timeout=timedelta(seconds=10))
+    try:
+        await check_cluster(client)
+        await _run(settings, client)
+    finally:
+        await client.close()
+
+
+async def check_cluster(client: Client) -> None:
+    """PermanentError when this cluster cannot be worked with: too old, no CRDs, rights missing."""
+    version = await client.version()
+    if version < KUBERNETES_MIN:
+        have, want = (".".join(map(str, v)) for v in (version, KUBERNETES_MIN))
+        raise PermanentError(
+            "KubernetesTooOld",
+            f"the API server is {have}, but Serin needs {want}: MutatingAdmissionPolicy is not GA before",
+        )
+    served = await client.api_resources(kinds.CHANGES.group_version) or set()
+    missing = [resource.label for resource in (kinds.CHANGES, kinds.POLICIES) if resource.plural not in served]
+    if missing:
+        raise PermanentError(
+            "MissingCRDs", f"{', '.join(missing)} not served: kubectl apply --server-side -k manifests/"
+        )
+    denied = [
+        f"{verb} {r.label}" for verb, r in RIGHTS if not await client.access_review(verb, r.group, r.plural, None)
+    ]
+    if denied:
+        raise PermanentError(
+            "PermissionDenied", f"{IDENTITY} may not {', '.join(denied)}: kubectl apply --server-side -k manifests/"
+        )
+
+
+class _Process:
+    """What one process keeps."""
+
+    def __init__(self, settings: Settings, client: Client) -> None:
+        self.settings = settings
+        self.telemetry = Telemetry(now)
+        self.queue: WorkQueue[Key] = WorkQueue()
+        self.cluster = Cluster(client, frozenset(PRESETS), self.queue.add)
+        identity = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+        self.lease = Lease(
+            client,
+            identity,
+            namespace=settings.namespace,
+            duration=settings.lease_duration,
+            renew_deadline=settings.lease_renew_deadline,
+            retry=settings.lease_retry,
+        )
+        self.prometheus = Prometheus(settings.prometheus_url, timeout=settings.prometheus_timeout)
+        self.measuring = Measuring(self.prometheus, self._running, self._wake, self.telemetry.prometheus_answers, now)
+        self.reconciler = Reconciler(
+            self.cluster, Writer(client), self.telemetry, leads=self.lease.held, measured=self._measured, now=now
+        )
+
+    def _running(self) -> Iterable[tuple[Change, State]]:
+        return [
+            (k.change, k.state) for k in self.cluster.changes.list() if not k.state.phase.terminal and not k.unreadable
+        ]
+
+    def _measured(self, namespace: str, change: str) -> Measurements | None:
+        return self.measuring.newest(namespace, change)
+
+    def _wake(self, namespace: str, change: str) -> None:
+        self.queue.add(Key("ChangeRequest", namespace, change))
+
+    async def work(self, key: Key) -> None:
+        """One look at one key, and when to look again."""
+        if not self.lease.held():
+            return
+        began = asyncio.get_running_loop().time()
+        try:
+            after = await self.reconciler.reconcile(key)
+        except LeaseLostError:
+            return
+        except ConflictError as error:
+            log.debug("conflict", key=str(key), message=error.message)
+            self.queue.add_after(key, LOOK_AGAIN, urgent=self._urgent(key))
+            return
+        except SerinError as error:
+            wait = self.queue.retry(key, urgent=self._urgent(key))
+            asked = error.retry_after if isinstance(error, TransientError) else None
+            log.warning(
+                "look_failed",
+                key=str(key),
+                reason=error.reason,
+                message=error.message,
+                retry_in=(asked or wait).total_seconds(),
+            )
+            return
+        finally:
+            self.telemetry.reconciled(timedelta(seconds=asyncio.get_running_loop().time() - began))
+        self.queue.forget(key)
+        if after is not None:
+            self.queue.add_after(key, after, urgent=self._urgent(key))
+
+    def _urgent(self, key: Key) -> bool:
+        known = self.cluster.known(key.namespace, key.name) if key.kind == "ChangeRequest" else None
+        return known is not None and known.state.phase is Phase.ROLLING_BACK
+
+    async def look_at_all(self) -> None:
+        """Every so often everything is looked at, event or not; and whether the admission policies are still there."""
+        while True:
+            try:
+                before = self.cluster.lacking
+                await self.cluster.check_admission()
+                if self.cluster.lacking != before:
+                    for text in self.cluster.lacking or ("AdmissionFound: the admission policies are installed",):
+                        reason, _, message = text.partition(": ")
+                        log.warning("admission", reason=reason, message=message)
+            except SerinError as error:
+                log.warning("admission_unknown", reason=error.reason, message=error.message)
+            for known in self.cluster.changes.list():
+                if not known.state.phase.terminal or known.change.finalizer:
+                    self.queue.add(Key("ChangeRequest", known.change.namespace, known.change.name))
+            for d in self.cluster.deployments.list():
+                if d.held:
+                    self.queue.add(Key("Deployment", d.namespace, d.name))
+            await asyncio.sleep(self.settings.resync.total_seconds())
+
+    async def synced(self) -> None:
+        try:
+            async with asyncio.timeout(SYNC_MAX.total_seconds()):
+                for cache in self.cluster.caches:
+                    await cache.synced()
+        except TimeoutError:
+            silent = [f"{c.resource.label} ({c.trouble})" for c in self.cluster.caches if c.trouble]
+            raise PermanentError(
+                "CannotRead", f"no first list after a minute: {', '.join(silent) or 'the API server is slow'}"
+            ) from None
+
+    async def lead(self) -> None:
+        await self.lease.acquire()
+        self.telemetry.leading(True)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.lease.keep())
+            group.create_task(self.measuring.run(self.settings.measure_interval))
+            group.create_task(self.look_at_all())
+            group.create_task(self.queue.run(self.work, workers=self.settings.workers))
+
+    # --- What it serves ---
+
+    async def serve(self) -> web.AppRunner:
+        app = web.Application()
+        app.add_routes(
+            [web.get("/metrics", self._metrics), web.get("/healthz", self._healthz), web.get("/readyz", self._readyz)]
+        )
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        host, port = self.settings.listen
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise PermanentError("CannotListen", f"SERIN_LISTEN is {self.settings.listen}: {error.strerror}") from error
+        return runner
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        body, content_type = self.telemetry.exposition()
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        silent = self.cluster.oldest_contact
+        if silent > CONTACT_MAX:
+            return web.Response(
+                status=503, text=f"the API server has not been heard for {silent.total_seconds():.0f} s\n"
+            )
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        troubles = [f"{c.resource.label}: {c.trouble}" for c in self.cluster.caches if c.trouble and c.available]
+        troubles += list(self.cluster.lacking)
+        if troubles:
+            return web.Response(status=503, text="\n".join(troubles) + "\n")
+        return web.Response(text=f"ok, {'leading' if self.lease.held() else 'standing by'}\n")
+
+
+async def _run(settings: Settings, client: Client) -> None:
+    process = _Process(settings, client)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    server = await process.serve()
+    log.info(
+        "started", identity=process.lease.identity, listen=str(settings.listen), prometheus=settings.prometheus_url
+    )
+    caches = [asyncio.create_task(cache.run()) for cache in process.cluster.caches]
+    try:
+        await process.synced()
+        await process.cluster.check_admission()
+        for text in process.cluster.lacking:
+            reason, _, message = text.partition(": ")
+            log.warning("admission", reason=reason, message=message)
+        leading = asyncio.create_task(process.lead())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([leading, stopping, *caches], return_when=asyncio.FIRST_COMPLETED)
+        if not leading.done():
+            leading.cancel()
+        await asyncio.gather(leading, return_exceptions=True)
+        await process.lease.release()
+        process.telemetry.leading(False)
+        if not stop.is_set():
+            _raise_first(leading, *caches)
+        log.info("stopped", reason="Signal")
+    finally:
+        for task in caches:
+            task.cancel()
+        await asyncio.gather(*caches, return_exceptions=True)
+        await server.cleanup()
+        await process.prometheus.close()
+
+
+def _raise_first(*tasks: "asyncio.Task[object]") -> None:
+    for task in tasks:
+        error = task.exception() if task.done() and not task.cancelled() else None
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if error is not None:
+            raise error

@@ -1,0 +1,349 @@
+"""Between the API server's JSON and the nouns of core: what is read of an object, and the objects that are made. Pure."""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from controller.core import template as pod_template
+from controller.core.change import CHANGE_LABEL, PREFIX, RUN_LABEL
+from controller.core.codec import decode, parse_moment
+from controller.core.model import (
+    Autoscaler,
+    Change,
+    Deployment,
+    Other,
+    Pod,
+    ReplicaSet,
+    ServicePair,
+    State,
+    Target,
+)
+from controller.core.policy import ChangeType
+
+Json = dict[str, Any]
+MANAGER = "serin"
+FINALIZER = PREFIX + "run"
+
+
+# --- Read ---
+
+
+def moment(text: str | None) -> datetime | None:
+    return parse_moment(text) if text else None
+
+
+def deployment(raw: Json) -> Deployment:
+    meta, spec, status = raw["metadata"], raw["spec"], raw.get("status") or {}
+    observed = int(status.get("observedGeneration") or 0) >= int(meta.get("generation") or 0)
+    replicas = int(spec.get("replicas", 1))
+    strategy = spec.get("strategy") or {}
+    selector = spec.get("selector") or {}
+    annotations = meta.get("annotations") or {}
+    return Deployment(
+        name=meta["name"],
+        namespace=meta["namespace"],
+        uid=meta["uid"],
+        resource_version=meta["resourceVersion"],
+        replicas=replicas,
+        total=int(status.get("replicas") or 0),
+        updated=int(status.get("updatedReplicas") or 0),
+        ready=int(status.get("readyReplicas") or 0),
+        available=int(status.get("availableReplicas") or 0),
+        observed=observed,
+        paused=bool(spec.get("paused")),
+        held=annotations.get(PREFIX + "held", ""),
+        change=(meta.get("labels") or {}).get(CHANGE_LABEL, ""),
+        revision=pod_template.revision(spec["template"]),
+        template=spec["template"],
+        selector=selector.get("matchLabels") or {},
+        recreate=strategy.get("type") == "Recreate",
+        unavailable_max=_count((strategy.get("rollingUpdate") or {}).get("maxUnavailable", "25%"), replicas),
+        progress_deadline_seconds=int(spec.get("progressDeadlineSeconds") or 600),
+        min_ready_seconds=int(spec.get("minReadySeconds") or 0),
+        annotations={key: value for key, value in annotations.items() if key.startswith(PREFIX)},
+        labels=meta.get("labels") or {},
+        failure=_failure(status.get("conditions") or []),
+        controlled_by=_other_controller(meta),
+        template_owners=tuple(
+            entry.get("manager", "")
+            for entry in meta.get("managedFields") or []
+            if "f:template" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+        ),
+        created_at=moment(meta.get("creationTimestamp")),
+    )
+
+
+def _count(value: int | str, replicas: int) -> int:
+    return int(value) if isinstance(value, int) else replicas * int(value.removesuffix("%")) // 100
+
+
+def _failure(conditions: Iterable[Json]) -> str:
+    for condition in conditions:
+        kind, status = condition["type"], condition["status"]
+        if (kind, status) in (("ReplicaFailure", "True"), ("Progressing", "False")):
+            return f"{condition.get('reason', kind)}: {condition.get('message', '')}"
+    return ""
+
+
+def _other_controller(meta: Json) -> str:
+    owner = next((o for o in meta.get("ownerReferences") or [] if o.get("controller")), None)
+    if owner:
+        return f"{owner['kind']} {owner['name']}"
+    if "rollouts.kruise.io/workload-type" in (meta.get("labels") or {}):
+        return "Kruise Rollouts"
+    return ""
+
+
+def replica_set(raw: Json) -> ReplicaSet:
+    meta, status = raw["metadata"], raw.get("status") or {}
+    template = copy.deepcopy(raw["spec"]["template"])
+    (template.get("metadata") or {}).get("labels", {}).pop(pod_template.HASH_LABEL, None)
+    return ReplicaSet(
+        name=meta["name"],
+        uid=meta["uid"],
+        resource_version=meta["resourceVersion"],
+        revision=pod_template.revision(template),
+        replicas=int(raw["spec"].get("replicas") or 0),
+        ready=int(status.get("readyReplicas") or 0),
+        number=int((meta.get("annotations") or {}).get("deployment.kubernetes.io/revision") or 0),
+        template=template,
+    )
+
+
+def pod(raw: Json) -> Pod:
+    meta, status = raw["metadata"], raw.get("status") or {}
+    conditions = {c["type"]: c["status"] for c in status.get("conditions") or []}
+    containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    trouble, detail = _trouble(containers)
+    owner = next((o["name"] for o in meta.get("ownerReferences") or [] if o["kind"] == "ReplicaSet"), "")
+    return Pod(
+        name=meta["name"],
+        uid=meta["uid"],
+        ready=conditions.get("Ready") == "True",
+        leaving="deletionTimestamp" in meta
+        or conditions.get("DisruptionTarget") == "True"
+        or status.get("reason") == "Evicted",
+        restarts=sum(int(c.get("restartCount") or 0) for c in containers),
+        trouble=trouble,
+        replica_set=owner,
+        detail=detail,
+        labels=meta.get("labels") or {},
+    )
+
+
+def _trouble(containers: Sequence[Json]) -> tuple[str, str]:
+    for container in containers:
+        for state in (container.get("state") or {}, container.get("lastState") or {}):
+            if (ended := state.get("terminated")) and ended.get("reason") == "OOMKilled":
+                return "OOMKilled", f"container {container['name']}"
+    for container in containers:
+        if waiting := (container.get("state") or {}).get("waiting"):
+            reason = waiting.get("reason", "")
+            if reason not in ("", "ContainerCreating", "PodInitializing"):
+                return reason, f"container {container['name']}: {waiting.get('message', '')}"[:160]
+    return "", ""
+
+
+def ready_endpoints(raw: Json) -> frozenset[str]:
+    """The pods behind an EndpointSlice that are ready."""
+    found = (e for e in raw.get("endpoints") or [] if (e.get("conditions") or {}).get("ready") is not False)
+    return frozenset((e.get("targetRef") or {}).get("name") or ",".join(e["addresses"]) for e in found)
+
+
+def autoscaler(raw: Json) -> Autoscaler:
+    spec = raw["spec"]
+    return Autoscaler(raw["metadata"]["name"], int(spec.get("minReplicas") or 1), int(spec["maxReplicas"]))
+
+
+def change(raw: Json) -> tuple[Change, State]:
+    """A ChangeRequest: its request and what is remembered of it.
+
+    A spec that cannot be used becomes `Change.problem`; a status that cannot be read raises FieldError (a newer
+    version wrote it: hands off).
+    """
+    meta, spec = raw["metadata"], raw.get("spec") or {}
+    try:
+        kind = ChangeType(spec.get("type", "normal"))
+    except ValueError:
+        kind = None
+    unknown = "" if kind else f"UnknownType: spec.type is {spec.get('type')!r}: write standard, normal or emergency"
+    found = Change(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        change_id=str(spec.get("changeId") or meta["name"].upper()),
+        type=kind,
+        uid=meta["uid"],
+        resource_version=meta["resourceVersion"],
+        requested_by=str(spec.get("requestedBy") or ""),
+        deployments=tuple(spec.get("deployments") or ()),
+        revision=str(spec.get("revision") or ""),
+        deleting="deletionTimestamp" in meta,
+        finalizer=FINALIZER in (meta.get("finalizers") or []),
+        created_at=moment(meta.get("creationTimestamp")),
+        problem=str(spec.get("problem") or "") or unknown,
+        spec=spec,
+    )
+    return found, decode(State, raw.get("status") or {}, "status")
+
+
+def other(found: Change, state: State) -> Other:
+    return Other(
+        namespace=found.namespace,
+        name=found.name,
+        change_id=found.change_id,
+        phase=state.phase,
+        revisions={t.name: t.revision for t in state.targets},
+        rejected=state.rejected,
+        created_at=found.created_at,
+        cause=state.cause,
+    )
+
+
+def selects(selector: Mapping[str, str] | None, labels: Mapping[str, str]) -> bool:
+    return bool(selector) and all(labels.get(key) == value for key, value in (selector or {}).items())
+
+
+def selects_all(selector: Json, labels: Mapping[str, str]) -> bool:
+    """A LabelSelector with expressions; the empty one selects everything."""
+    for key, value in (selector.get("matchLabels") or {}).items():
+        if labels.get(key) != value:
+            return False
+    for expression in selector.get("matchExpressions") or []:
+        key, values = expression["key"], expression.get("values") or []
+        match expression["operator"]:
+            case "In":
+                holds = labels.get(key) in values
+            case "NotIn":
+                holds = labels.get(key) not in values
+            case "Exists":
+                holds = key in labels
+            case _:
+                holds = key not in labels
+        if not holds:
+            return False
+    return True
+
+
+# --- Made ---
+
+
+def canary_labels(labels: Mapping[str, str], target: Target, run: str) -> dict[str, str]:
+    """Labels of the canary's pods: those of the template with one selector label altered, and the run's."""
+    altered = {**labels, RUN_LABEL: run}
+    altered[target.selector_key] = pod_template.canary_value(labels[target.selector_key])
+    return altered
+
+
+def _owned(kind: Json, name: str, labels: Mapping[str, str], owner: Change) -> Json:
+    plain = {key: value for key, value in labels.items() if key != CHANGE_LABEL}
+    reference = {
+        "apiVersion": "serin.dev/v1alpha1",
+        "kind": "ChangeRequest",
+        "name": owner.name,
+        "uid": owner.uid,
+        "controller": True,
+    }
+    return {
+        **kind,
+        "metadata": {
+            "name": name,
+            "namespace": owner.namespace,
+            "labels": {**plain, RUN_LABEL: owner.name},
+            "ownerReferences": [reference],
+        },
+    }
+
+
+def canary_deployment(d: Deployment, target: Target, owner: Change, replicas: int) -> Json:
+    template = copy.deepcopy(d.template)
+    meta = template.setdefault("metadata", {})
+    labels = meta.get("labels") or {}
+    meta["labels"] = canary_labels(labels, target, owner.name)
+    made = _owned({"apiVersion": "apps/v1", "kind": "Deployment"}, target.canary, d.labels, owner)
+    made["spec"] = {
+        "replicas": replicas,
+        "revisionHistoryLimit": 0,
+        "progressDeadlineSeconds": d.progress_deadline_seconds,
+        "minReadySeconds": d.min_ready_seconds,
+        "selector": {"matchLabels": canary_labels(d.selector, target, owner.name)},
+        "template": template,
+    }
+    return made
+
+
+def canary_service(stable: Json, pair: ServicePair, target: Target, owner: Change) -> Json:
+    """The stable Service for the canary's pods, without what is bound to one Service: addresses and node ports."""
+    spec = stable["spec"]
+    kept = (
+        "ipFamilies",
+        "ipFamilyPolicy",
+        "sessionAffinity",
+        "sessionAffinityConfig",
+        "internalTrafficPolicy",
+        "publishNotReadyAddresses",
+        "trafficDistribution",
+    )
+    made = _owned({"apiVersion": "v1", "kind": "Service"}, pair.canary, stable["metadata"].get("labels") or {}, owner)
+    made["spec"] = {
+        **{key: copy.deepcopy(spec[key]) for key in kept if key in spec},
+        "type": "ClusterIP",
+        "ports": [{key: value for key, value in port.items() if key != "nodePort"} for port in spec.get("ports") or []],
+        "selector": canary_labels(spec["selector"], target, owner.name),
+    }
+    if spec.get("clusterIP") == "None":
+        made["spec"]["clusterIP"] = "None"
+    return made
+
+
+def needs_copy(raw: Json, stable: Mapping[str, str], canary: Mapping[str, str]) -> bool:
+    """Whether a NetworkPolicy or PodDisruptionBudget means the stable pods but would miss the canary's."""
+    if raw["kind"] == "PodDisruptionBudget":
+        return _misses(raw["spec"].get("selector") or {}, stable, canary)
+    spec = raw["spec"]
+    peers = [
+        p.get("podSelector") or {}
+        for side in ("ingress", "egress")
+        for rule in spec.get(side) or []
+        for p in rule.get("from" if side == "ingress" else "to") or []
+    ]
+    return any(_misses(selector, stable, canary) for selector in [spec.get("podSelector") or {}, *peers])
+
+
+def _misses(selector: Json, stable: Mapping[str, str], canary: Mapping[str, str]) -> bool:
+    return selects_all(selector, stable) and not selects_all(selector, canary)
+
+
+def companion(raw: Json, target: Target, stable: Mapping[str, str], owner: Change) -> Json:
+    """A copy for the canary's pods; peers that mean stable pods mean the canary's as well."""
+    spec = copy.deepcopy(raw["spec"])
+    canary = canary_labels(stable, target, owner.name)
+
+    def for_canary(selector: Json) -> Json:
+        return {
+            "matchLabels": {
+                key: canary[key] for key in {*(selector.get("matchLabels") or {}), RUN_LABEL} if key in canary
+            }
+        }
+
+    if raw["kind"] == "PodDisruptionBudget":
+        spec = {"maxUnavailable": 1, "selector": for_canary(spec["selector"])}
+    else:
+        if _misses(spec.get("podSelector") or {}, stable, canary):
+            spec["podSelector"] = for_canary(spec["podSelector"])
+        for side, field in (("ingress", "from"), ("egress", "to")):
+            for rule in spec.get(side) or []:
+                for peer in list(rule.get(field) or []):
+                    if _misses(peer.get("podSelector") or {}, stable, canary):
+                        rule[field].append({**peer, "podSelector": for_canary(peer["podSelector"])})
+    kind = {"apiVersion": raw["apiVersion"], "kind": raw["kind"]}
+    return _owned(kind, pod_template.copy_name(target.name, raw["metadata"]["name"]), {}, owner) | {"spec": spec}
+
+
+def change_request(namespace: str, name: str, spec: Json) -> Json:
+    return {
+        "apiVersion": "serin.dev/v1alpha1",
+        "kind": "ChangeRequest",
+        "metadata": {"name": name, "namespace": namespace, "finalizers": [FINALIZER]},
+        "spec": spec,
+    }

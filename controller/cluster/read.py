@@ -1,0 +1,488 @@
+"""Everything that one decision rests on, read from the cluster.
+
+Caches of the objects that carry our labels say when to look, and hold what changes often (pods, endpoints). What a write
+will rest on, the Deployment, its ReplicaSets, the routes and the canary's objects, is read live: a lagging copy must not
+delete a canary that still has traffic.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from controller.cluster import kinds, manifest
+from controller.cluster.cache import Cache
+from controller.cluster.client import Client, Resource
+from controller.core import template as pod_template
+from controller.core.change import CHANGE_LABEL, RUN_LABEL
+from controller.core.codec import FieldError
+from controller.core.intake import Ask
+from controller.core.model import (
+    CanaryParts,
+    Change,
+    Deployment,
+    Measurements,
+    Observation,
+    Other,
+    Phase,
+    Pod,
+    ReplicaSet,
+    Route,
+    RouteOriginal,
+    Seen,
+    ServicePair,
+    State,
+    Target,
+)
+from controller.core.policy import Policy, parse_policy
+from controller.errors import NotFoundError, NotServedError
+from controller.traffic import gateway
+
+Json = dict[str, Any]
+
+REQUIRED_POLICIES = {
+    kinds.MUTATING_POLICIES: ("serin-hold",),
+    kinds.MUTATING_BINDINGS: ("serin-hold",),
+    kinds.VALIDATING_POLICIES: ("serin-guard", "serin-own"),
+    kinds.VALIDATING_BINDINGS: ("serin-guard", "serin-own"),
+}
+"""Without these an approval could be gone around: no change starts."""
+
+
+class Key(NamedTuple):
+    """What to reconcile: a ChangeRequest, or a Deployment that may ask for one."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """A ChangeRequest as the cache has it. `unreadable`: a newer version of us wrote its status."""
+
+    change: Change
+    state: State
+    unreadable: str = ""
+
+    @property
+    def other(self) -> Other:
+        return manifest.other(self.change, self.state)
+
+
+@dataclass(frozen=True)
+class Rulebook:
+    """A ChangePolicy, or what is wrong with it."""
+
+    name: str
+    policy: Policy | None
+    problem: str = ""
+
+
+class Cluster:
+    """Caches and live reads. `on_change` is told which keys to look at again."""
+
+    def __init__(self, client: Client, presets: frozenset[str], on_change: Callable[[Key], None]) -> None:
+        self._client = client
+        self._tell = on_change
+        self._presets = presets
+        self.lacking: tuple[str, ...] = ()
+        """`Reason: text` for what the controller itself needs and does not have."""
+        self.changes = Cache(
+            client,
+            kinds.CHANGES,
+            _known,
+            self._change_moved,
+            indexes={"id": lambda k: [k.change.change_id], "deployment": _deployments_of},
+        )
+        self.policies = Cache(client, kinds.POLICIES, self._rulebook, self._policy_moved)
+        self.deployments = Cache(
+            client,
+            kinds.DEPLOYMENTS,
+            manifest.deployment,
+            self._deployment_moved,
+            label_selector=CHANGE_LABEL,
+            indexes={"change": lambda d: [(d.namespace, d.change)]},
+        )
+        self.canaries = Cache(client, kinds.DEPLOYMENTS, _run_and_replicas, self._part_moved, label_selector=RUN_LABEL)
+        self.pods = Cache(
+            client,
+            kinds.PODS,
+            _run_and_pod,
+            self._part_moved,
+            indexes={"run": lambda p: [p[0]]},
+            label_selector=RUN_LABEL,
+        )
+        self.slices = Cache(
+            client,
+            kinds.ENDPOINT_SLICES,
+            _run_and_endpoints,
+            self._part_moved,
+            indexes={"run": lambda s: [s[0]]},
+            label_selector=RUN_LABEL,
+        )
+        self.routes = {
+            kind: Cache(client, resource, _raw(kind), self._route_moved) for kind, resource in kinds.ROUTES.items()
+        }
+        self.caches: tuple[Cache[Any], ...] = (
+            self.policies,
+            self.changes,
+            *self.routes.values(),
+            self.canaries,
+            self.pods,
+            self.slices,
+            self.deployments,
+        )
+
+    # --- Who has to look again ---
+
+    def _change_moved(self, old: Known | None, new: Known | None) -> None:
+        known = new or old
+        assert known is not None
+        key = Key("ChangeRequest", known.change.namespace, known.change.name)
+        self._tell(key)
+        if new is None or (old and old.state.phase is not new.state.phase):
+            for name in _names(known):
+                self._tell(Key("Deployment", known.change.namespace, name))
+            waiting = {
+                w.change.name for name in _names(known) for w in self.changes.by("deployment", (key.namespace, name))
+            }
+            for name in waiting - {key.name}:
+                self._tell(Key("ChangeRequest", key.namespace, name))
+
+    def _policy_moved(self, old: Rulebook | None, new: Rulebook | None) -> None:
+        for known in self.changes.list():
+            if not known.state.phase.terminal:
+                self._tell(Key("ChangeRequest", known.change.namespace, known.change.name))
+
+    def _deployment_moved(self, old: Deployment | None, new: Deployment | None) -> None:
+        d = new or old
+        assert d is not None
+        self._tell(Key("Deployment", d.namespace, d.name))
+        for known in self.changes.by("deployment", (d.namespace, d.name)):
+            self._tell(Key("ChangeRequest", known.change.namespace, known.change.name))
+
+    def _part_moved(self, old: Any, new: Any) -> None:
+        namespace, name = (new or old)[0]
+        self._tell(Key("ChangeRequest", namespace, name))
+
+    def _route_moved(self, old: Json | None, new: Json | None) -> None:
+        meta = (new or old or {})["metadata"]
+        for known in self.changes.list():
+            if not known.state.phase.terminal and (
+                meta["namespace"] == known.change.namespace
+                or any(r.name == meta["name"] for t in known.state.targets for r in t.routes)
+            ):
+                self._tell(Key("ChangeRequest", known.change.namespace, known.change.name))
+
+    def _rulebook(self, raw: Json) -> Rulebook:
+        name = raw["metadata"]["name"]
+        try:
+            return Rulebook(name, parse_policy(raw.get("spec") or {}, self._presets))
+        except FieldError as error:
+            return Rulebook(name, None, f"InvalidPolicy: ChangePolicy {name}: {error}")
+
+    # --- What the controller itself needs ---
+
+    async def check_admission(self) -> None:
+        """Look whether the admission policies and their bindings exist."""
+        missing = []
+        for resource, names in REQUIRED_POLICIES.items():
+            try:
+                found = {item["metadata"]["name"] for item in (await self._client.list(resource))[0]}
+            except NotServedError:
+                found = set()
+            missing += [f"{resource.kind} {name}" for name in names if name not in found]
+        way_on = "install them: kubectl apply --server-side -k policies/"
+        self.lacking = (f"AdmissionMissing: {', '.join(missing)} not found; {way_on}",) if missing else ()
+
+    # --- One Deployment's question ---
+
+    async def ask(self, namespace: str, name: str) -> Ask | None:
+        if self.deployments.get(namespace, name) is None:
+            return None
+        try:
+            d = manifest.deployment(await self._client.get(kinds.DEPLOYMENTS, namespace, name))
+        except NotFoundError:
+            return None
+        known = [k for k in self.changes.list(namespace) if not k.unreadable]
+        return Ask(
+            deployment=d,
+            replica_sets=await self._replica_sets(d),
+            changes=[(k.change, k.other) for k in known],
+            taken_ids=[k.change.change_id for k in self.changes.list()],
+        )
+
+    # --- One change ---
+
+    def known(self, namespace: str, name: str) -> Known | None:
+        return self.changes.get(namespace, name)
+
+    async def observe(self, change: Change, state: State, measurements: Measurements | None) -> Observation:
+        labelled = {d.name for d in self.deployments.by("change", (change.namespace, change.change_id))}
+        names = {
+            *change.deployments,
+            *(t.name for t in state.targets),
+            *(labelled if state.phase is Phase.WAITING else ()),
+        }
+        seen = await asyncio.gather(*(self._see(change, state, name) for name in sorted(names)))
+        policy, problem = self._policy_for(change)
+        siblings = {k.change.name: k for name in names for k in self.changes.by("deployment", (change.namespace, name))}
+        same_id = (k for k in self.changes.by("id", change.change_id) if k.change.namespace != change.namespace)
+        return Observation(
+            change=change,
+            targets=dict(zip(sorted(names), seen, strict=True)),
+            policy=policy,
+            policy_problem=problem,
+            measurements=measurements,
+            others=tuple(k.other for k in (*siblings.values(), *same_id) if k.change.uid != change.uid),
+            environment=self.lacking,
+        )
+
+    def _policy_for(self, change: Change) -> tuple[Policy | None, str]:
+        if change.type is None:
+            return None, "UnknownType: the type must be standard, normal or emergency"
+        book = self.policies.get("", change.type)
+        if book is None:
+            return (
+                None,
+                f"PolicyNotFound: there is no ChangePolicy {change.type}: kubectl apply --server-side -k policies/",
+            )
+        return book.policy, book.problem
+
+    async def _see(self, change: Change, state: State, name: str) -> Seen:
+        target = state.target(name)
+        d = await self._deployment(change.namespace, name)
+        canary = (
+            await self._canary(change, state, target) if target and state.phase is not Phase.WAITING else CanaryParts()
+        )
+        if d is None:
+            pairs = target.services if target else ()
+            return Seen(None, canary=canary, routes=await self._routes(change, state, target, pairs))
+        replica_sets, services, scalers = await asyncio.gather(
+            self._replica_sets(d),
+            self._items(kinds.SERVICES, change.namespace),
+            self._items(kinds.AUTOSCALERS, change.namespace),
+        )
+        labels = (d.template.get("metadata") or {}).get("labels") or {}
+        behind = [
+            s
+            for s in services
+            if manifest.selects(s["spec"].get("selector"), labels)
+            and RUN_LABEL not in (s["metadata"].get("labels") or {})
+        ]
+        named = self._named(change.namespace)
+        pairs = (
+            target.services
+            if target and state.phase is not Phase.WAITING
+            else tuple(_pair(s) for s in behind if s["metadata"]["name"] in named)
+        )
+        unserved = name if name in named and not any(s["metadata"]["name"] == name for s in behind) else ""
+        scaler = next((s for s in scalers if _scales(s, name)), None)
+        waiting = state.phase is Phase.WAITING
+        return Seen(
+            deployment=d,
+            replica_sets=replica_sets,
+            pods=await self._own_pods(d) if state.promoted else (),
+            canary=canary,
+            routes=await self._routes(change, state, target, pairs),
+            services=pairs,
+            autoscaler=manifest.autoscaler(scaler) if scaler else None,
+            companions=await self._companions(d, target, change, state),
+            obstacles=tuple(pod_template.obstacles(d.template, await self._shared_claims(d))) if waiting else (),
+            selector_key=pod_template.selector_key(d.selector, [s["spec"]["selector"] for s in behind])
+            if waiting
+            else "",
+            unserved=f"Service {unserved} is named by a route but selects no pod of Deployment {name}"
+            if unserved
+            else "",
+        )
+
+    async def _deployment(self, namespace: str, name: str) -> Deployment | None:
+        try:
+            return manifest.deployment(await self._client.get(kinds.DEPLOYMENTS, namespace, name))
+        except NotFoundError:
+            return None
+
+    async def _replica_sets(self, d: Deployment) -> tuple[ReplicaSet, ...]:
+        found = await self._items(kinds.REPLICA_SETS, d.namespace, _selector(d.selector))
+        return tuple(
+            manifest.replica_set(rs)
+            for rs in found
+            if any(o["uid"] == d.uid for o in rs["metadata"].get("ownerReferences") or [])
+        )
+
+    async def _own_pods(self, d: Deployment) -> tuple[Pod, ...]:
+        return tuple(manifest.pod(p) for p in await self._items(kinds.PODS, d.namespace, _selector(d.selector)))
+
+    async def _shared_claims(self, d: Deployment) -> Mapping[str, bool]:
+        if not any("persistentVolumeClaim" in v for v in (d.template.get("spec") or {}).get("volumes") or []):
+            return {}
+        claims = await self._items(kinds.CLAIMS, d.namespace)
+        shared = {"ReadWriteMany", "ReadOnlyMany"}
+        return {c["metadata"]["name"]: bool(shared & set(c["spec"].get("accessModes") or [])) for c in claims}
+
+    async def _canary(self, change: Change, state: State, target: Target) -> CanaryParts:
+        selector = f"{RUN_LABEL}={change.name}"
+        setting_up = state.settled_at is None or state.phase is not Phase.PROGRESSING
+        deployments, services, *copies = await asyncio.gather(
+            self._items(kinds.DEPLOYMENTS, change.namespace, selector),
+            self._items(kinds.SERVICES, change.namespace, selector),
+            *(self._items(kind, change.namespace, selector) for kind in kinds.COMPANIONS.values() if setting_up),
+        )
+        mine = next((manifest.deployment(d) for d in deployments if d["metadata"]["name"] == target.canary), None)
+        wanted = {pair.canary for pair in target.services}
+        run = (change.namespace, change.name)
+        pods = tuple(pod for _, pod in self.pods.by("run", run) if mine and manifest.selects(mine.selector, pod.labels))
+        endpoints: dict[str, frozenset[str]] = {}
+        for _, service, ready in self.slices.by("run", run):
+            endpoints[service] = endpoints.get(service, frozenset()) | ready
+        prefix = pod_template.copy_name(target.name, "").removesuffix("canary")[:-1]
+        return CanaryParts(
+            deployment=mine,
+            services=tuple(sorted(name for s in services if (name := s["metadata"]["name"]) in wanted)),
+            endpoints={service: len(ready) for service, ready in endpoints.items()},
+            pods=pods,
+            companions=tuple(
+                f"{kind}/{item['metadata']['name']}"
+                for kind, items in zip(kinds.COMPANIONS, copies, strict=False)
+                for item in items
+                if item["metadata"]["name"].startswith(prefix)
+            ),
+        )
+
+    async def _companions(self, d: Deployment, target: Target | None, change: Change, state: State) -> tuple[str, ...]:
+        if target is None or not target.selector_key or state.phase is not Phase.PROGRESSING or state.settled_at:
+            return ()
+        stable = (d.template.get("metadata") or {}).get("labels") or {}
+        canary = manifest.canary_labels(stable, target, change.name)
+        found = []
+        for kind, resource in kinds.COMPANIONS.items():
+            for item in await self._items(resource, change.namespace):
+                ours = RUN_LABEL in (item["metadata"].get("labels") or {})
+                if not ours and manifest.needs_copy({"kind": kind, **item}, stable, canary):
+                    found.append(f"{kind}/{item['metadata']['name']}")
+        return tuple(found)
+
+    # --- Routes ---
+
+    def _named(self, namespace: str) -> set[str]:
+        """The Services of a namespace that any route names."""
+        return {
+            name
+            for cache in self.routes.values()
+            for route in cache.list()
+            for name in gateway.services_named(route, namespace)
+        }
+
+    async def _routes(
+        self, change: Change, state: State, target: Target | None, pairs: Iterable[ServicePair]
+    ) -> tuple[Route, ...]:
+        pairs = tuple(pairs)
+        names = [name for pair in pairs for name in (pair.stable, pair.canary)]
+        found = {
+            (kind, r["metadata"]["namespace"], r["metadata"]["name"]): r
+            for kind, cache in self.routes.items()
+            for r in cache.list()
+            if gateway.names_service(r, change.namespace, names)
+        }
+        known = {r.key: r for r in target.routes} if target else {}
+        if state.phase is not Phase.WAITING:
+            keys = {*found, *((r.kind, r.namespace, r.name) for r in known.values())}
+            found = {key: raw for key in sorted(keys) if (raw := await self._live_route(*key))}
+        grants = (
+            await self._items(kinds.REFERENCE_GRANTS, change.namespace)
+            if any(key[1] != change.namespace for key in found)
+            else []
+        )
+        return tuple(self._route(raw, change.namespace, pairs, known, grants) for _, raw in sorted(found.items()))
+
+    async def _live_route(self, kind: str, namespace: str, name: str) -> Json | None:
+        try:
+            return {"kind": kind, **await self._client.get(kinds.ROUTES[kind], namespace, name)}
+        except (NotFoundError, NotServedError):
+            return None
+
+    def _route(
+        self,
+        raw: Json,
+        namespace: str,
+        pairs: tuple[ServicePair, ...],
+        known: Mapping[str, RouteOriginal],
+        grants: list[Json],
+    ) -> Route:
+        key = f"{raw['kind']}/{raw['metadata']['namespace']}/{raw['metadata']['name']}"
+        wanted = gateway.original(raw, namespace, pairs, known.get(key))
+        return Route(
+            key=key,
+            weight=gateway.weight(raw, namespace, pairs, wanted),
+            intact=gateway.intact(raw, wanted),
+            accepted=gateway.accepted(raw),
+            original=wanted,
+            problem=gateway.grant_problem(raw, namespace, pairs, grants),
+        )
+
+    async def _items(self, resource: Resource, namespace: str, selector: str = "") -> list[Json]:
+        try:
+            return (await self._client.list(resource, namespace, label_selector=selector))[0]
+        except NotServedError:
+            return []
+
+    @property
+    def oldest_contact(self) -> timedelta:
+        return max(cache.age for cache in self.caches)
+
+
+def _known(raw: Json) -> Known:
+    try:
+        return Known(*manifest.change(raw))
+    except FieldError as error:
+        plain = {key: value for key, value in raw.items() if key != "status"}
+        return Known(manifest.change(plain)[0], State(), f"UnknownStatus: {error}; was it written by a newer version?")
+
+
+def _names(known: Known) -> set[str]:
+    return {*known.change.deployments, *(t.name for t in known.state.targets)}
+
+
+def _deployments_of(known: Known) -> list[tuple[str, str]]:
+    return [(known.change.namespace, name) for name in _names(known)]
+
+
+def _run(raw: Json) -> tuple[str, str]:
+    return raw["metadata"]["namespace"], raw["metadata"]["labels"][RUN_LABEL]
+
+
+def _run_and_pod(raw: Json) -> tuple[tuple[str, str], Pod]:
+    return _run(raw), manifest.pod(raw)
+
+
+def _run_and_replicas(raw: Json) -> tuple[tuple[str, str], str, int]:
+    return _run(raw), raw["metadata"]["name"], int((raw.get("status") or {}).get("readyReplicas") or 0)
+
+
+def _run_and_endpoints(raw: Json) -> tuple[tuple[str, str], str, frozenset[str]]:
+    return _run(raw), raw["metadata"]["labels"].get("kubernetes.io/service-name", ""), manifest.ready_endpoints(raw)
+
+
+def _raw(kind: str) -> Callable[[Json], Json]:
+    def keep(raw: Json) -> Json:
+        return {"kind": kind, "metadata": raw["metadata"], "spec": raw["spec"], "status": raw.get("status") or {}}
+
+    return keep
+
+
+def _pair(service: Json) -> ServicePair:
+    name = service["metadata"]["name"]
+    ports = tuple(int(port["port"]) for port in service["spec"].get("ports") or [])
+    return ServicePair(name, pod_template.canary_name(name), ports)
+
+
+def _scales(scaler: Json, name: str) -> bool:
+    ref = scaler["spec"]["scaleTargetRef"]
+    return bool(ref["kind"] == "Deployment" and ref["name"] == name)
+
+
+def _selector(labels: Mapping[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in labels.items())

@@ -1,0 +1,269 @@
+"""Every write to the cluster: an intent of `core.plan` as one request. Each carries the resource version it rests on, or our field manager."""
+
+import json
+from datetime import UTC, datetime
+from functools import singledispatchmethod
+from typing import Any
+
+from controller.cluster import kinds, manifest
+from controller.cluster.client import Client
+from controller.core.change import ENDED, HELD, printable
+from controller.core.codec import encode
+from controller.core.intake import Record
+from controller.core.model import Change, Deployment, Held, Observation, State
+from controller.core.plan import (
+    CreateCanary,
+    CreateCompanion,
+    CreateService,
+    DeleteCanary,
+    DeleteReplicaSet,
+    DisownTemplate,
+    Intent,
+    Mark,
+    Promote,
+    Release,
+    Restore,
+    ScaleCanary,
+    SetFloor,
+    Shift,
+)
+from controller.errors import AlreadyExistsError, NotFoundError, PermanentError
+from controller.traffic import gateway
+
+Json = dict[str, Any]
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+class Writer:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    # --- The record ---
+
+    async def commit(self, change: Change, state: State) -> str:
+        """Put the state into status; returns the new resource version. ConflictError when someone was there first."""
+        patch = [
+            {"op": "replace", "path": "/metadata/resourceVersion", "value": change.resource_version},
+            {"op": "add", "path": "/status", "value": encode(state)},
+        ]
+        done = await self._client.patch(
+            kinds.CHANGES, change.namespace, change.name, patch, content_type="json", subresource="status"
+        )
+        return str(done["metadata"]["resourceVersion"])
+
+    async def record(self, namespace: str, record: Record) -> None:
+        """Create the ChangeRequest, or bring the part of its spec that comes from the Deployment up to date."""
+        try:
+            await self._client.create(
+                kinds.CHANGES, namespace, manifest.change_request(namespace, record.name, record.spec)
+            )
+        except AlreadyExistsError:
+            found = await self._client.get(kinds.CHANGES, namespace, record.name)
+            spec = found.get("spec") or {}
+            merged = {
+                **spec,
+                **record.spec,
+                "deployments": sorted({*(spec.get("deployments") or []), *record.spec["deployments"]}),
+            }
+            if "problem" not in record.spec:
+                merged.pop("problem", None)
+            if merged != spec:
+                version = found["metadata"]["resourceVersion"]
+                patch = [
+                    {"op": "replace", "path": "/metadata/resourceVersion", "value": version},
+                    {"op": "add", "path": "/spec", "value": merged},
+                ]
+                await self._client.patch(kinds.CHANGES, namespace, record.name, patch, content_type="json")
+
+    async def finalizer(self, change: Change, *, present: bool) -> None:
+        found = await self._client.get(kinds.CHANGES, change.namespace, change.name)
+        kept = [f for f in found["metadata"].get("finalizers") or [] if f != manifest.FINALIZER]
+        meta = {
+            "resourceVersion": found["metadata"]["resourceVersion"],
+            "finalizers": [*kept, manifest.FINALIZER] if present else kept,
+        }
+        await self._client.patch(kinds.CHANGES, change.namespace, change.name, {"metadata": meta})
+
+    async def forget(self, namespace: str, name: str) -> None:
+        await self._delete(kinds.CHANGES, namespace, name)
+
+    async def event(self, subject: Json, reason: str, message: str, *, warning: bool) -> None:
+        """A Kubernetes Event about the object (apiVersion, kind, namespace, name, uid)."""
+        now = datetime.now(UTC)
+        stamp = now.isoformat(timespec="seconds").replace("+00:00", "Z")
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {
+                "name": f"{subject['name'][:220]}.{int(now.timestamp() * 1e6):x}",
+                "namespace": subject["namespace"],
+            },
+            "involvedObject": subject,
+            "reason": reason,
+            "message": printable(message, 1000),
+            "type": "Warning" if warning else "Normal",
+            "source": {"component": "serin"},
+            "reportingComponent": "serin.dev/controller",
+            "reportingInstance": "serin",
+            "firstTimestamp": stamp,
+            "lastTimestamp": stamp,
+            "count": 1,
+        }
+        await self._client.create(kinds.EVENTS, subject["namespace"], event)
+
+    # --- The user's Deployment ---
+
+    async def mark(self, d: Deployment, held: Held, change_id: str = "") -> None:
+        ended = {ENDED: change_id} if held is Held.REJECTED else {}
+        await self._deployment(d, {HELD: held.value, **ended}, paused=True)
+
+    async def release(self, d: Deployment) -> None:
+        await self._deployment(d, {HELD: None, ENDED: None}, paused=False)
+
+    async def _deployment(self, d: Deployment, annotations: Json, *, paused: bool) -> None:
+        patch = {
+            "metadata": {"resourceVersion": d.resource_version, "annotations": annotations},
+            "spec": {"paused": paused},
+        }
+        await self._client.patch(kinds.DEPLOYMENTS, d.namespace, d.name, patch, field_manager=manifest.MANAGER)
+
+    # --- Intents ---
+
+    @singledispatchmethod
+    async def apply(self, intent: Intent, observation: Observation) -> None:
+        raise NotImplementedError(type(intent).__name__)
+
+    @apply.register
+    async def _(self, intent: Mark, observation: Observation) -> None:
+        await self.mark(intent.deployment, intent.held, observation.change.change_id)
+
+    @apply.register
+    async def _(self, intent: Release, observation: Observation) -> None:
+        await self.release(intent.deployment)
+
+    @apply.register
+    async def _(self, intent: Promote, observation: Observation) -> None:
+        await self._deployment(intent.deployment, {HELD: Held.PROMOTING.value}, paused=False)
+
+    @apply.register
+    async def _(self, intent: Restore, observation: Observation) -> None:
+        d, template = intent.deployment, intent.target.stable_template
+        found = await self._client.get(kinds.DEPLOYMENTS, d.namespace, d.name)
+        annotations = {**(found["metadata"].get("annotations") or {}), HELD: Held.RESTORING.value}
+        if LAST_APPLIED in annotations:
+            annotations[LAST_APPLIED] = _with_template(annotations[LAST_APPLIED], template)
+        patch: list[Json] = [
+            {"op": "replace", "path": "/metadata/resourceVersion", "value": d.resource_version},
+            {"op": "add", "path": "/metadata/annotations", "value": annotations},
+            {"op": "replace", "path": "/spec/template", "value": template},
+            {"op": "add", "path": "/spec/paused", "value": False},
+        ]
+        await self._client.patch(
+            kinds.DEPLOYMENTS, d.namespace, d.name, patch, content_type="json", field_manager=manifest.MANAGER
+        )
+
+    @apply.register
+    async def _(self, intent: DisownTemplate, observation: Observation) -> None:
+        d = intent.deployment
+        found = await self._client.get(kinds.DEPLOYMENTS, d.namespace, d.name)
+        kept = [
+            entry for entry in found["metadata"].get("managedFields") or [] if entry.get("manager") != manifest.MANAGER
+        ]
+        patch = [
+            {"op": "replace", "path": "/metadata/resourceVersion", "value": found["metadata"]["resourceVersion"]},
+            {"op": "replace", "path": "/metadata/managedFields", "value": kept},
+        ]
+        await self._client.patch(
+            kinds.DEPLOYMENTS, d.namespace, d.name, patch, content_type="json", field_manager=manifest.MANAGER
+        )
+
+    @apply.register
+    async def _(self, intent: DeleteReplicaSet, observation: Observation) -> None:
+        rs = intent.replica_set
+        await self._client.delete(
+            kinds.REPLICA_SETS, observation.change.namespace, rs.name, uid=rs.uid, resource_version=rs.resource_version
+        )
+
+    @apply.register
+    async def _(self, intent: SetFloor, observation: Observation) -> None:
+        patch = {"spec": {"minReplicas": intent.min_replicas}}
+        await self._client.patch(
+            kinds.AUTOSCALERS, observation.change.namespace, intent.autoscaler, patch, field_manager=manifest.MANAGER
+        )
+
+    @apply.register
+    async def _(self, intent: CreateService, observation: Observation) -> None:
+        namespace = observation.change.namespace
+        stable = await self._client.get(kinds.SERVICES, namespace, intent.pair.stable)
+        made = manifest.canary_service(stable, intent.pair, intent.target, observation.change)
+        await self._create(kinds.SERVICES, namespace, made)
+
+    @apply.register
+    async def _(self, intent: CreateCompanion, observation: Observation) -> None:
+        namespace, resource = observation.change.namespace, kinds.COMPANIONS[intent.kind]
+        found = await self._client.get(resource, namespace, intent.source)
+        d = observation.targets[intent.target.name].deployment
+        labels = ((d.template.get("metadata") or {}).get("labels") or {}) if d else {}
+        raw = {**found, "kind": intent.kind, "apiVersion": resource.group_version}
+        await self._create(resource, namespace, manifest.companion(raw, intent.target, labels, observation.change))
+
+    @apply.register
+    async def _(self, intent: CreateCanary, observation: Observation) -> None:
+        made = manifest.canary_deployment(intent.deployment, intent.target, observation.change, intent.replicas)
+        await self._create(kinds.DEPLOYMENTS, observation.change.namespace, made)
+
+    @apply.register
+    async def _(self, intent: ScaleCanary, observation: Observation) -> None:
+        patch = {"spec": {"replicas": intent.replicas}}
+        await self._client.patch(
+            kinds.DEPLOYMENTS, observation.change.namespace, intent.target.canary, patch, field_manager=manifest.MANAGER
+        )
+
+    @apply.register
+    async def _(self, intent: Shift, observation: Observation) -> None:
+        kind, namespace, name = intent.route.split("/")
+        seen = observation.targets[intent.target.name]
+        wanted = next(route.original for route in seen.routes if route.key == intent.route)
+        raw = {"kind": kind, **await self._client.get(kinds.ROUTES[kind], namespace, name)}
+        rules = gateway.rules_with(raw, observation.change.namespace, intent.target.services, wanted, intent.weight)
+        patch = {"metadata": {"resourceVersion": raw["metadata"]["resourceVersion"]}, "spec": {"rules": rules}}
+        await self._client.patch(kinds.ROUTES[kind], namespace, name, patch, field_manager=manifest.MANAGER)
+
+    @apply.register
+    async def _(self, intent: DeleteCanary, observation: Observation) -> None:
+        resource = {"Deployment": kinds.DEPLOYMENTS, "Service": kinds.SERVICES, **kinds.COMPANIONS}[intent.kind]
+        await self._delete(resource, observation.change.namespace, intent.name)
+
+    async def _create(self, resource: Any, namespace: str, made: Json) -> None:
+        """Create one of our objects; that ours is there already is no error, that someone else's is, is."""
+        name = made["metadata"]["name"]
+        try:
+            await self._client.create(resource, namespace, made)
+        except AlreadyExistsError as error:
+            found = await self._client.get(resource, namespace, name)
+            if not any(
+                o["uid"] == made["metadata"]["ownerReferences"][0]["uid"]
+                for o in found["metadata"].get("ownerReferences") or []
+            ):
+                message = f"{resource.kind} {name} exists and is not ours: rename it, the canary needs that name"
+                raise PermanentError("NameTaken", message) from error
+
+    async def _delete(self, resource: Any, namespace: str, name: str) -> None:
+        try:
+            await self._client.delete(resource, namespace, name)
+        except NotFoundError:
+            return
+
+
+def _with_template(last_applied: str, template: Json) -> str:
+    """The annotation of client-side apply with the template that is put back, so that fields dropped since are dropped again."""
+    try:
+        applied = json.loads(last_applied)
+        applied["spec"]["template"] = template
+    except (ValueError, KeyError, TypeError):
+        return last_applied
+    return json.dumps(applied, separators=(",", ":")) + "\n"
+
+
+def reference(kind: str, api_version: str, namespace: str, name: str, uid: str) -> Json:
+    return {"apiVersion": api_version, "kind": kind, "namespace": namespace, "name": name, "uid": uid}

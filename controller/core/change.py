@@ -1,0 +1,113 @@
+"""Change IDs, and the change-request form as it is claimed by annotations."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+
+from controller.core.policy import ChangeType
+
+PREFIX = "serin.dev/"
+CHANGE_LABEL = PREFIX + "change"
+RUN_LABEL = PREFIX + "run"
+HELD = PREFIX + "held"
+REQUESTED_BY = PREFIX + "requested-by"
+ENDED = PREFIX + "ended"
+"""On a Deployment held as rejected: the change that was rolled back."""
+RETRY = PREFIX + "retry"
+"""Names a change that was rolled back: its revision may be run again."""
+AUTO = "auto"
+
+_ID = re.compile(r"CHG-(\d{4})(\d{2})(\d{2})-\d{3,6}")
+
+FORM = {
+    "priority": 10,
+    "author": 256,
+    "description": 4096,
+    "systems-affected": 1024,
+    "users-affected": 1024,
+    "downtime": 256,
+    "risk": 256,
+    "implementation-plan": 16384,
+    "rollback-plan": 16384,
+    "testing-plan": 16384,
+    "success-criteria": 4096,
+}
+"""Annotations of the form (without the prefix) and the most characters each may have."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why something cannot be used: a reason in CamelCase, and a sentence that says what to do."""
+
+    reason: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"
+
+
+def printable(text: str, most: int = 200) -> str:
+    """Text from outside, safe in logs, events and terminals: control and format characters are shown as escapes."""
+    shown = "".join(
+        ch if ch == " " or unicodedata.category(ch)[0] not in "CZ" else ch.encode("unicode_escape").decode()
+        for ch in text[: most + 1]
+    )
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def check_id(text: str) -> Problem | None:
+    match = _ID.fullmatch(text)
+    if match:
+        try:
+            date(*map(int, match.groups()))
+        except ValueError:
+            return Problem(
+                "InvalidChangeID",
+                f"label {CHANGE_LABEL} is {text!r}: {'-'.join(match.groups())} is not a date; write CHG-YYYYMMDD-NNN",
+            )
+        return None
+    mend = "write CHG-YYYYMMDD-NNN, like CHG-20261123-001, or auto to have it numbered"
+    return Problem("InvalidChangeID", f"label {CHANGE_LABEL} is {printable(text, 70)!r}: {mend}")
+
+
+def next_id(today: date, taken: Iterable[str]) -> str:
+    """The lowest change ID of the day above all that are taken."""
+    start = f"CHG-{today:%Y%m%d}-"
+    numbers = [int(i.removeprefix(start)) for i in taken if i.startswith(start) and i.removeprefix(start).isdigit()]
+    return f"{start}{max(numbers, default=0) + 1:03d}"
+
+
+def object_name(change_id: str) -> str:
+    return change_id.lower()
+
+
+def change_type(annotations: Mapping[str, str]) -> ChangeType | Problem:
+    text = annotations.get(PREFIX + "type", ChangeType.NORMAL)
+    try:
+        return ChangeType(text)
+    except ValueError:
+        return Problem(
+            "UnknownType", f"annotation {PREFIX}type is {printable(text, 40)!r}: write standard, normal or emergency"
+        )
+
+
+def check_form(annotations: Mapping[str, str]) -> Problem | None:
+    """The first annotation of the form that is too long or has control characters."""
+    for name, most in FORM.items():
+        text = annotations.get(PREFIX + name, "")
+        if len(text) > most:
+            return Problem(
+                "InvalidAnnotation",
+                f"annotation {PREFIX}{name} has {len(text)} characters: write at most {most}, and link to the rest",
+            )
+        bad = next(
+            (ch for ch in text if ch not in "\n\t" and unicodedata.category(ch) in ("Cc", "Cf", "Co", "Cs", "Cn")), ""
+        )
+        if bad:
+            return Problem(
+                "InvalidAnnotation",
+                f"annotation {PREFIX}{name} has the control character {bad.encode('unicode_escape').decode()}: write plain text",
+            )
+    return None

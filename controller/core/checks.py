@@ -1,0 +1,473 @@
+"""The checks of the rules table: each looks for one thing and is named for what it reports.
+
+`Check(state, observation, policy, now) -> Finding | None`; the state is the one already brought up to date by `track`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from math import ceil
+
+from controller.core.change import AUTO, RETRY
+from controller.core.codec import format_duration
+from controller.core.model import (
+    Change,
+    Deployment,
+    Evidence,
+    Held,
+    Observation,
+    Phase,
+    Pod,
+    Seen,
+    Stage,
+    State,
+    Strategy,
+    Target,
+    Verdict,
+)
+from controller.core.policy import ChangeType, FirstDeployment, LowTraffic, Policy
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Why a change goes back or holds."""
+
+    reason: str
+    message: str
+    outcome: Phase = Phase.ROLLED_BACK
+    rejected: bool = False
+    """The revision itself is at fault."""
+
+
+Check = Callable[[State, Observation, Policy, datetime], Finding | None]
+
+ENDING_TROUBLE = {
+    "CrashLoopBackOff": "CrashLoop",
+    "OOMKilled": "OOMKilled",
+    "ImagePullBackOff": "ImagePull",
+    "InvalidImageName": "ImagePull",
+    "CreateContainerConfigError": "ContainerConfig",
+    "CreateContainerError": "ContainerConfig",
+    "RunContainerError": "ContainerConfig",
+}
+"""What the kubelet says of a container that will not run, and the reason we give."""
+
+
+def need(replicas: int, weight: int) -> int:
+    """Canary pods that `weight` percent of the load of `replicas` pods needs."""
+    return max(1, ceil(replicas * weight / 100))
+
+
+def targets(state: State, observation: Observation, strategy: Strategy | None = None) -> Iterator[tuple[Target, Seen]]:
+    for target in state.targets:
+        if strategy is None or target.strategy is strategy:
+            yield target, observation.targets.get(target.name, Seen(None))
+
+
+def exposed_pods(state: State, target: Target, seen: Seen) -> tuple[Pod, ...]:
+    """The pods of the new revision that count: those of the canary and, once promoted, the Deployment's own."""
+    own = {rs.name for rs in seen.replica_sets if rs.revision == target.revision} if state.promoted else set()
+    return tuple(p for p in (*seen.canary.pods, *(p for p in seen.pods if p.replica_set in own)) if not p.leaving)
+
+
+def stable_covers(target: Target, seen: Seen) -> bool:
+    """Ready stable pods can take the whole load: no more are missing than its own rolling update may take away."""
+    deployment = seen.deployment
+    if deployment is None:
+        return True
+    ready = sum(rs.ready for rs in seen.replica_sets if rs.revision == target.stable_revision)
+    return ready > 0 and ready >= target.replicas - deployment.unavailable_max
+
+
+# --- Ends: the change is no longer what the cluster wants ---
+
+
+def withdrawn(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    if observation.change.deleting:
+        return Finding("Withdrawn", "the ChangeRequest was deleted", Phase.SUPERSEDED)
+    return None
+
+
+def deployment_deleted(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    if not state.targets:
+        return None
+    for target, seen in targets(state, observation):
+        if seen.deployment is None or seen.deployment.uid != target.uid:
+            return Finding("DeploymentDeleted", f"Deployment {target.name} was deleted", Phase.SUPERSEDED)
+    return None
+
+
+def superseded(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """The Deployment was given another template or another change."""
+    change = observation.change
+    for target, seen in targets(state, observation):
+        d = seen.deployment
+        if d is None or (ours(change, d) if state.phase is Phase.WAITING else d.revision == target.revision):
+            continue
+        if d.revision == target.stable_revision and d.held in ("", Held.WAITING):
+            return Finding("Reverted", f"Deployment {target.name} is back at its stable template", Phase.SUPERSEDED)
+        newer = d.change if d.change not in (change.change_id, AUTO) else "another template"
+        return Finding("Superseded", f"Deployment {target.name} was given {newer}", Phase.SUPERSEDED)
+    return None
+
+
+def ours(change: Change, deployment: Deployment) -> bool:
+    """A held Deployment whose template this change is about; a change that Serin numbered is about one revision."""
+    if deployment.held != Held.WAITING:
+        return False
+    return deployment.revision == change.revision if change.revision else deployment.change == change.change_id
+
+
+# --- Evidence against the revision ---
+
+
+def pods_failing(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """Containers of the new revision that crash, are killed or cannot be started. Needs no Prometheus."""
+    for target, seen in targets(state, observation):
+        pods = exposed_pods(state, target, seen)
+        for pod in pods:
+            if reason := ENDING_TROUBLE.get(pod.trouble):
+                return Finding(
+                    reason, f"pod {pod.name}: {pod.trouble}{': ' + pod.detail if pod.detail else ''}", rejected=True
+                )
+        restarts = sum(pod.restarts for pod in pods)
+        if restarts > policy.health.restarts_max:
+            return Finding(
+                "Restarts", f"containers of {target.name}'s new pods restarted {restarts} times", rejected=True
+            )
+    return None
+
+
+def pods_not_ready(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """Fewer ready canary pods than the weight needs, for too long."""
+    for target, seen in targets(state, observation):
+        since = target.not_ready_since
+        if since and now - since >= policy.health.not_ready_max:
+            wanted = need(target.replicas, state.weight)
+            message = f"{seen.canary.ready} of {wanted} canary pods of {target.name} ready for {format_duration(policy.health.not_ready_max)}"
+            return Finding("NotReady", message, rejected=True)
+    return None
+
+
+def canary_lost(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """Someone deleted the canary while it had weight."""
+    for target, seen in targets(state, observation, Strategy.CANARY):
+        if state.settled_at and seen.canary.deployment is None:
+            return Finding("CanaryLost", f"Deployment {target.canary} was deleted by someone else")
+    return None
+
+
+def progress_deadline(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """New pods that were asked for are not there in time."""
+    if state.settled_at or not state.entered_at or state.stage not in (None, Stage.ROLL):
+        return None
+    overdue = now - state.entered_at >= policy.health.progress_deadline
+    for target, seen in targets(state, observation):
+        missing = (
+            not rolled(target, seen)
+            if state.promoted
+            else target.strategy is Strategy.CANARY and not has_capacity(state, target, seen)
+        )
+        workload = seen.deployment if state.promoted else seen.canary.deployment
+        why = workload.failure if workload else ""
+        if missing and (overdue or (state.promoted and why.startswith("ProgressDeadlineExceeded"))):
+            message = f"{target.name}: not all new pods are ready after {format_duration(now - state.entered_at)}{': ' + why if why else ''}"
+            return Finding("ProgressDeadline", message, rejected=True)
+    return None
+
+
+def p0_incident(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """A P0 alert of the workload or its namespace that began after the change first had weight; never against an Emergency."""
+    measured, since = observation.measurements, state.weighted_at
+    if observation.change.type is ChangeType.EMERGENCY or measured is None or since is None:
+        return None
+    for incident in measured.incidents:
+        if incident.began_at >= since:
+            return Finding(
+                "P0Incident", f"alert {incident.name} is firing since {incident.began_at:%H:%M:%S} UTC", rejected=True
+            )
+    return None
+
+
+def error_rate(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    return _failed(state, "ErrorRate", lambda e: e.rule == "error-rate")
+
+
+def slo_burn(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    return _failed(state, "SLOBurn", lambda e: e.rule != "error-rate")
+
+
+def _failed(state: State, reason: str, about: Callable[[Evidence], bool]) -> Finding | None:
+    failed = next((e for e in state.evidence if about(e) and e.verdict is Verdict.FAIL), None)
+    return Finding(reason, failed.message, rejected=True) if failed else None
+
+
+def inconclusive(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """Nothing has been known for longer than the policy bears."""
+    since = state.no_data_since
+    if since and now - since >= policy.no_data_deadline:
+        return Finding(
+            "Inconclusive",
+            f"no usable metrics for {format_duration(now - since)}; {no_data_cause(state, observation, policy, now)}",
+        )
+    return None
+
+
+def route_conflict(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """Someone keeps writing other weights: the traffic goes to stable rather than to and fro."""
+    for target, _ in targets(state, observation):
+        if target.drifts > 3:
+            return Finding(
+                "RouteConflict",
+                f"something else rewrote the weights of {target.name}'s routes {target.drifts} times; exclude them from its sync",
+            )
+    return None
+
+
+# --- Reasons to wait before the start ---
+
+
+def unusable(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    return _problem(observation.change.problem)
+
+
+def environment_lacking(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    return _problem(next(iter(observation.environment), ""))
+
+
+def policy_unusable(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    return _problem(observation.policy_problem)
+
+
+def _problem(text: str) -> Finding | None:
+    reason, _, message = text.partition(": ")
+    return Finding(reason, message) if text else None
+
+
+def duplicate_id(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    change = observation.change
+    for other in observation.others:
+        older = (
+            other.created_at
+            and change.created_at
+            and (other.created_at, other.namespace) < (change.created_at, change.namespace)
+        )
+        if other.namespace != change.namespace and other.change_id == change.change_id and older:
+            return Finding(
+                "DuplicateChangeID",
+                f"{change.change_id} is a change of namespace {other.namespace}: give this one an ID of its own",
+            )
+    return None
+
+
+def another_active(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    mine = {t.name for t in state.targets}
+    for other in observation.others:
+        if other.namespace == observation.change.namespace and other.active and mine & set(other.revisions):
+            return Finding(
+                "AnotherChangeActive", f"{other.change_id} is {other.phase}; this one follows when it has ended"
+            )
+    return None
+
+
+def rejected_revision(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    for target, seen in targets(state, observation):
+        retry = seen.deployment.annotations.get(RETRY, "") if seen.deployment else ""
+        for other in observation.others:
+            if other.rejected and other.revisions.get(target.name) == target.revision and retry != other.change_id:
+                way_on = f"change it, or run it knowingly with the annotation {RETRY}={other.change_id}"
+                return Finding(
+                    "RejectedRevision",
+                    f"this template of {target.name} was rolled back by {other.change_id} ({other.cause}): {way_on}",
+                )
+    return None
+
+
+def no_deployment(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    if not state.targets:
+        return Finding(
+            "NoDeployment",
+            f"no Deployment is labelled serin.dev/change={observation.change.change_id} with a new template",
+        )
+    return None
+
+
+def workload_unfit(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """What has to be mended by hand before a change can start at all."""
+    for target, seen in targets(state, observation):
+        d = seen.deployment
+        if d is None:
+            continue
+        if d.controlled_by:
+            return Finding(
+                "OwnedByAnotherController",
+                f"Deployment {d.name} belongs to {d.controlled_by}: only one of us can roll it out; remove it or the label",
+            )
+        if not d.held or not d.paused:
+            return Finding(
+                "NotHeld",
+                f"Deployment {d.name} is not held; are the admission policies installed? kubectl apply --server-side -k policies/",
+            )
+        active = [rs for rs in seen.replica_sets if rs.replicas > 0]
+        if len(active) > 1:
+            names = ", ".join(sorted(rs.name for rs in active))
+            return Finding(
+                "TwoActiveReplicaSets",
+                f"{names} both have pods: an earlier update of {d.name} was not finished; apply the template of one of them first",
+            )
+        if seen.unserved:
+            return Finding("ServiceWithoutPods", f"{seen.unserved}: correct its selector")
+        problem = next((r for r in seen.routes if r.problem), None)
+        if problem and target.strategy is Strategy.CANARY:
+            return Finding("NoReferenceGrant", f"{problem.key}: {problem.problem}")
+    return None
+
+
+def metrics_unreachable(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """No canary is exposed while nobody could see it fail."""
+    if not any(t.strategy is Strategy.CANARY for t in state.targets):
+        return None
+    measured = observation.measurements
+    if measured is None or now - measured.taken_at > timedelta(minutes=1):
+        return Finding("NoMetrics", "waiting for the first answer of Prometheus")
+    return _problem(measured.problem)
+
+
+def awaiting_approval(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """Decisions do not exist yet: what needs one waits."""
+    first = all(not t.stable_revision for t in state.targets)
+    if policy.approval.required and not (first and policy.first_deployment is FirstDeployment.RUN):
+        return Finding(
+            "AwaitingApproval", f"{observation.change.type} changes need {policy.approval.required} approval(s)"
+        )
+    return None
+
+
+# --- Reasons to wait under way ---
+
+
+def has_capacity(state: State, target: Target, seen: Seen) -> bool:
+    wanted = need(target.replicas, state.weight)
+    return seen.canary.ready >= wanted and all(
+        seen.canary.endpoints.get(pair.canary, 0) >= wanted for pair in target.services
+    )
+
+
+def capacity_pending(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    if state.settled_at:
+        return None
+    for target, seen in targets(state, observation, Strategy.CANARY):
+        if not has_capacity(state, target, seen):
+            wanted = need(target.replicas, state.weight)
+            why = (
+                f": {seen.canary.deployment.failure}"
+                if seen.canary.deployment and seen.canary.deployment.failure
+                else ""
+            )
+            return Finding(
+                "CapacityPending", f"{seen.canary.ready} of {wanted} canary pods of {target.name} ready{why}"
+            )
+    return None
+
+
+def route_pending(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    for target, seen in targets(state, observation, Strategy.CANARY):
+        if not seen.routes:
+            return Finding("RouteLost", f"no route names {target.name}'s Service any more: the canary gets no traffic")
+        for route in seen.routes:
+            if route.weight != state.weight or not route.accepted:
+                return Finding("RoutePending", f"{route.key} has not been accepted with {state.weight} % yet")
+    return None
+
+
+def no_data(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    if state.no_data_since is None:
+        return None
+    return Finding(
+        "NoData", f"{no_data_cause(state, observation, policy, now)}; holding since {state.no_data_since:%H:%M:%S} UTC"
+    )
+
+
+def no_data_cause(state: State, observation: Observation, policy: Policy, now: datetime) -> str:
+    measured = observation.measurements
+    if measured is None or now - measured.taken_at > timedelta(minutes=1):
+        return "Prometheus has not been asked for a minute"
+    return measured.problem or f"the canary's metrics are older than {format_duration(policy.metrics.stale_after)}"
+
+
+def over_limit(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """A limit is exceeded, but not yet for long enough."""
+    bad = {(b.rule, b.target) for b in state.breaches if b.last_bad}
+    evidence = next((e for e in state.evidence if (e.rule, e.target) in bad), None)
+    return Finding("OverLimit", evidence.message) if evidence else None
+
+
+def baking(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    if state.settled_at is None:
+        return Finding("Settling", "the step is being set up")
+    bake = policy.steps[state.step].bake
+    left = state.settled_at + bake - now
+    if left > timedelta():
+        return Finding("Baking", f"{state.weight} % until {state.settled_at + bake:%H:%M:%S} UTC")
+    return None
+
+
+def low_traffic(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """Data is fine, but too few requests came to say much: twice the bake, then on (or hold, by policy)."""
+    few = [e for e in state.evidence if e.rule == "error-rate" and e.requests < policy.min_requests]
+    if not few or state.settled_at is None:
+        return None
+    until = state.settled_at + 2 * policy.steps[state.step].bake
+    count = f"{few[0].requests} of the {policy.min_requests} requests that a verdict needs"
+    if policy.low_traffic is LowTraffic.HOLD:
+        return Finding("LowTraffic", f"{count}; the policy holds until there are more")
+    return Finding("LowTraffic", f"{count}; on at {until:%H:%M:%S} UTC all the same") if now < until else None
+
+
+def no_pass(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """A step up needs a PASS of every rule, on data newer than the step."""
+    wanted = {(t.name, rule.name) for t, _ in targets(state, observation, Strategy.CANARY) for rule in policy.rules}
+    passed = {(e.target, e.rule) for e in state.evidence if e.verdict is Verdict.PASS}
+    if missing := sorted(wanted - passed):
+        return Finding(
+            "NoVerdict",
+            f"waiting for data newer than this step about {', '.join(f'{rule} of {name}' for name, rule in missing)}",
+        )
+    return None
+
+
+# --- Promotion ---
+
+
+def rolled(target: Target, seen: Seen) -> bool:
+    """The Deployment runs the new revision alone, ready, and can take what the canary carries."""
+    d = seen.deployment
+    if d is None or d.paused or not d.observed:
+        return False
+    return d.updated == d.replicas == d.total and d.ready >= max(
+        d.replicas, seen.canary.ready if target.strategy is Strategy.CANARY else 0
+    )
+
+
+def rolling(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    if state.stage is not Stage.ROLL:
+        return None
+    for target, seen in targets(state, observation):
+        d = seen.deployment
+        if d and not rolled(target, seen):
+            return Finding(
+                "Rolling",
+                f"{d.updated} of {d.replicas} pods of {d.name} replaced, {d.ready} ready{': ' + d.failure if d.failure else ''}",
+            )
+    return None
+
+
+def watching(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """Deployments without a canary are watched for the last step's bake after their own rolling update."""
+    if state.stage is not Stage.ROLL or all(t.strategy is Strategy.CANARY for t in state.targets):
+        return None
+    bake = policy.steps[-1].bake
+    if state.settled_at is None or now < state.settled_at + bake:
+        until = f" until {state.settled_at + bake:%H:%M:%S} UTC" if state.settled_at else ""
+        return Finding("Watching", f"rolled out; watched{until}")
+    return None

@@ -1,0 +1,341 @@
+"""The state machine: a table of rules by phase, and what the first rule that speaks leads to. Pure."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from controller.core import checks
+from controller.core.checks import Check, Finding, stable_covers, targets
+from controller.core.model import Observation, Phase, Seen, Stage, State, Strategy, Target, Transition
+from controller.core.plan import clean_up
+from controller.core.policy import Policy
+from controller.core.track import track
+
+HISTORY_MAX = 64
+Advance = Callable[[State, Observation, Policy, datetime], State]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is asked in a phase, in this order: roll back beats hold beats advance."""
+
+    roll_back: tuple[Check, ...]
+    hold: tuple[Check, ...]
+    advance: Advance
+
+
+def decide(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
+    """The state to commit next. `policy` is the one in force; the change's own copy once it has started."""
+    if state.phase.terminal:
+        return state
+    before, state = state, track(state, observation, policy, now)
+    rules = RULES[state.phase]
+    for check in rules.roll_back:
+        if finding := check(state, observation, policy, now):
+            if finding.rejected and not any(t.stable_revision for t in state.targets):
+                return replace(
+                    state,
+                    reason=finding.reason,
+                    message=f"{finding.message}; there is no stable revision to go back to",
+                )
+            return roll_back(state, observation, finding, now)
+    for check in rules.hold:
+        if finding := check(state, observation, policy, now):
+            return replace(state, reason=finding.reason, message=finding.message)
+    if _verdicts(before) != _verdicts(state):
+        # A step up follows a verdict that is already in status: this decision commits it, the next one advances.
+        return replace(state, reason="Judged", message="every rule passed")
+    return rules.advance(state, observation, policy, now)
+
+
+def _verdicts(state: State) -> tuple[tuple[str, str, str], ...]:
+    return tuple((e.rule, e.target, e.verdict) for e in state.evidence)
+
+
+# --- Moves ---
+
+
+def enter(
+    state: State,
+    phase: Phase,
+    now: datetime,
+    reason: str,
+    message: str,
+    *,
+    stage: Stage | None = None,
+    step: int | None = None,
+    weight: int,
+) -> State:
+    """The one way into another phase, stage or step: resets what belongs to the old one, and writes the audit record."""
+    step = state.step if step is None else step
+    record = Transition(now, phase, stage, step, weight, reason, message)
+    return replace(
+        state,
+        phase=phase,
+        stage=stage,
+        step=step,
+        weight=weight,
+        reason=reason,
+        message=message,
+        entered_at=now,
+        settled_at=None,
+        no_data_since=None,
+        weighted_at=state.weighted_at or (now if stage is Stage.ROLL else None),
+        ended_at=now if phase.terminal else None,
+        targets=tuple(replace(t, not_ready_since=None, drifts=0) for t in state.targets),
+        history=(*state.history, record)[-HISTORY_MAX:],
+    )
+
+
+def roll_back(state: State, observation: Observation, finding: Finding, now: datetime) -> State:
+    state = replace(
+        state,
+        cause=finding.reason,
+        outcome=finding.outcome,
+        rejected=finding.rejected and any(t.stable_revision for t in state.targets),
+    )
+    if state.phase is Phase.WAITING:
+        return enter(state, finding.outcome, now, finding.reason, finding.message, weight=0)
+    covered = all(stable_covers(target, seen) for target, seen in targets(state, observation, Strategy.CANARY))
+    if state.promoted or not covered:
+        return enter(
+            state, Phase.ROLLING_BACK, now, finding.reason, finding.message, stage=Stage.RECOVER, weight=state.weight
+        )
+    return enter(state, Phase.ROLLING_BACK, now, finding.reason, finding.message, stage=Stage.RETURN, weight=0)
+
+
+def start(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
+    state = replace(state, started_at=now, policy=policy)
+    if any(t.strategy is Strategy.CANARY for t in state.targets):
+        weight = policy.steps[0].weight
+        return enter(
+            state,
+            Phase.PROGRESSING,
+            now,
+            "Started",
+            f"step 1 of {len(policy.steps)}: {weight} %",
+            step=0,
+            weight=weight,
+        )
+    return _promote(state, now, "Started", "by its own rolling update, under watch", weight=0)
+
+
+def next_step(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
+    low = any(e.rule == "error-rate" and e.requests < policy.min_requests for e in state.evidence)
+    state = replace(state, low_evidence=state.low_evidence or low)
+    step = state.step + 1
+    if step == len(policy.steps):
+        return _promote(
+            state, now, "Promoting", "the canary passed every step; the Deployment replaces its pods", weight=100
+        )
+    weight = policy.steps[step].weight
+    return enter(
+        state,
+        Phase.PROGRESSING,
+        now,
+        "Advanced",
+        f"step {step + 1} of {len(policy.steps)}: {weight} %",
+        step=step,
+        weight=weight,
+    )
+
+
+def _promote(state: State, now: datetime, reason: str, message: str, *, weight: int) -> State:
+    return enter(replace(state, promoted=True), Phase.PROMOTING, now, reason, message, stage=Stage.ROLL, weight=weight)
+
+
+def promotion(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
+    if state.stage is Stage.ROLL:
+        return enter(
+            state,
+            Phase.PROMOTING,
+            now,
+            "Returning",
+            "all pods are replaced; the traffic returns to the Deployment",
+            stage=Stage.RETURN,
+            weight=0,
+        )
+    return _wind_up(state, observation, policy, now, "the new revision is the stable one")
+
+
+def rolling_back(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
+    if state.stage is Stage.RECOVER:
+        pending = [t for t, seen in targets(state, observation) if not _recovered(state, t, seen)]
+        waited = state.entered_at is not None and now - state.entered_at >= policy.capacity_wait_max
+        some_ready = all(
+            any(rs.ready for rs in seen.replica_sets if rs.revision == t.stable_revision)
+            for t, seen in targets(state, observation)
+            if seen.deployment
+        )
+        if pending and not (waited and some_ready and not state.promoted):
+            return replace(
+                state,
+                reason=state.cause,
+                message=f"stable pods of {pending[0].name} are coming back; the canary carries its share until then",
+            )
+        return enter(
+            state, Phase.ROLLING_BACK, now, state.cause, "the traffic returns to stable", stage=Stage.RETURN, weight=0
+        )
+    return _wind_up(state, observation, policy, now, f"back at stable: {state.cause}")
+
+
+def _recovered(state: State, target: Target, seen: Seen) -> bool:
+    deployment = seen.deployment
+    if deployment is None or not target.stable_revision:
+        return True
+    others_gone = not state.promoted or all(
+        rs.replicas == 0 and rs.ready == 0 for rs in seen.replica_sets if rs.revision == target.revision
+    )
+    return (
+        others_gone
+        and stable_covers(target, seen)
+        and sum(rs.ready for rs in seen.replica_sets if rs.revision == target.stable_revision) >= seen.canary.ready
+    )
+
+
+def _wind_up(state: State, observation: Observation, policy: Policy, now: datetime, message: str) -> State:
+    """The common end: route back, drain, remove what is ours."""
+    assert state.entered_at is not None
+    seen_all = [seen for _, seen in targets(state, observation)]
+    if state.stage is Stage.RETURN:
+        if all(route.intact and route.accepted for seen in seen_all for route in seen.routes):
+            return enter(
+                state, state.phase, now, "Draining", "the canary's last requests end", stage=Stage.DRAIN, weight=0
+            )
+        return replace(state, message="waiting for the routes to be accepted as they were")
+    if state.stage is Stage.DRAIN:
+        if _drained(state, observation) or now - state.entered_at >= policy.drain_max:
+            return enter(state, state.phase, now, "CleaningUp", "removing the canary", stage=Stage.CLEAN, weight=0)
+        return state
+    if any(_leftovers(state, t, seen) for t, seen in targets(state, observation)):
+        return state
+    outcome = Phase.COMPLETED if state.phase is Phase.PROMOTING else (state.outcome or Phase.ROLLED_BACK)
+    return enter(state, outcome, now, state.cause or "Completed", message, weight=0)
+
+
+def _drained(state: State, observation: Observation) -> bool:
+    """The canary's request counter stood still over the last ten seconds of data since the route changed."""
+    measured = observation.measurements
+    canaries = [t for t in state.targets if t.strategy is Strategy.CANARY]
+    if not canaries or state.weighted_at is None:
+        return True
+    if measured is None or state.entered_at is None:
+        return False
+    arms = [measured.arms.get((t.name, "error-rate", "canary")) for t in canaries]
+    quiet_from = state.entered_at
+    return all(
+        arm is not None
+        and arm.fresh_at is not None
+        and arm.fresh_at >= quiet_from + timedelta(seconds=5)
+        and not any(s.total for s in arm.samples if s.at > quiet_from + timedelta(seconds=2))
+        for arm in arms
+    )
+
+
+def _leftovers(state: State, target: Target, seen: Seen) -> bool:
+    return clean_up(state, target, seen) is not None or bool(
+        seen.canary.deployment or seen.canary.services or seen.canary.companions
+    )
+
+
+RULES = {
+    Phase.WAITING: Rules(
+        roll_back=(checks.withdrawn, checks.deployment_deleted, checks.superseded),
+        hold=(
+            checks.unusable,
+            checks.environment_lacking,
+            checks.policy_unusable,
+            checks.duplicate_id,
+            checks.no_deployment,
+            checks.another_active,
+            checks.rejected_revision,
+            checks.workload_unfit,
+            checks.awaiting_approval,
+            checks.metrics_unreachable,
+        ),
+        advance=start,
+    ),
+    Phase.PROGRESSING: Rules(
+        roll_back=(
+            checks.withdrawn,
+            checks.deployment_deleted,
+            checks.superseded,
+            checks.pods_failing,
+            checks.canary_lost,
+            checks.pods_not_ready,
+            checks.p0_incident,
+            checks.error_rate,
+            checks.slo_burn,
+            checks.progress_deadline,
+            checks.route_conflict,
+            checks.inconclusive,
+        ),
+        hold=(
+            checks.capacity_pending,
+            checks.route_pending,
+            checks.no_data,
+            checks.over_limit,
+            checks.baking,
+            checks.low_traffic,
+            checks.no_pass,
+        ),
+        advance=next_step,
+    ),
+    Phase.PROMOTING: Rules(
+        roll_back=(
+            checks.withdrawn,
+            checks.deployment_deleted,
+            checks.superseded,
+            checks.pods_failing,
+            checks.p0_incident,
+            checks.error_rate,
+            checks.slo_burn,
+            checks.progress_deadline,
+        ),
+        hold=(checks.rolling, checks.over_limit, checks.watching),
+        advance=promotion,
+    ),
+    Phase.ROLLING_BACK: Rules(roll_back=(), hold=(), advance=rolling_back),
+}
+
+
+# --- What is worth a write, and when to look again ---
+
+MEASURED_EVERY = timedelta(seconds=15)
+CHATTY = ("OverLimit", "LowTraffic", "NoVerdict")
+"""Reasons whose message moves with every measurement."""
+
+
+def worth_committing(before: State, after: State) -> bool:
+    """Whether something has changed but the running counts, or those are old enough to be kept anew.
+
+    Counts that are not committed are counted again from the data, whose timestamps they rest on.
+    """
+    if _gist(before) != _gist(after):
+        return True
+    if after.measured_at is None:
+        return False
+    return before.measured_at is None or after.measured_at - before.measured_at >= MEASURED_EVERY
+
+
+def _gist(state: State) -> State:
+    return replace(
+        state,
+        measured_at=None,
+        message="" if state.reason in CHATTY else state.message,
+        evidence=tuple(replace(e, value="", message="", requests=0, bad=0, data_at=None) for e in state.evidence),
+        breaches=tuple(replace(b, bad_for=timedelta(), last_at=None) for b in state.breaches),
+    )
+
+
+def recheck_after(state: State, policy: Policy, now: datetime) -> timedelta | None:
+    """When nothing happens meanwhile; None: never."""
+    if state.phase.terminal:
+        return None
+    if state.phase is Phase.WAITING:
+        return timedelta(seconds=10)
+    soon = timedelta(seconds=1)
+    if state.phase is Phase.PROGRESSING and state.settled_at:
+        left = state.settled_at + policy.steps[state.step].bake - now
+        return max(min(left, timedelta(seconds=5)), soon)
+    return soon

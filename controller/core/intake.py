@@ -1,0 +1,144 @@
+"""What a held Deployment asks for: a change of its own, its release, or a record that says why neither can be. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from controller.core.change import (
+    AUTO,
+    ENDED,
+    FORM,
+    PREFIX,
+    RETRY,
+    Problem,
+    change_type,
+    check_form,
+    check_id,
+    next_id,
+    object_name,
+    printable,
+)
+from controller.core.codec import JSON, camel
+from controller.core.model import Change, Deployment, Held, Other, ReplicaSet
+
+
+@dataclass(frozen=True)
+class Record:
+    """A ChangeRequest that is to exist with this spec."""
+
+    name: str
+    spec: JSON
+
+
+@dataclass(frozen=True)
+class LetGo:
+    """The template is one that runs already: release it, no gate and no record."""
+
+
+@dataclass(frozen=True)
+class Rehold:
+    """A mark that no running change stands behind: hold it as a new template."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """All that is known around one Deployment. `changes`: every change of the namespace, with its spec as far as it is ours."""
+
+    deployment: Deployment
+    replica_sets: Sequence[ReplicaSet]
+    changes: Sequence[tuple[Change, Other]]
+    taken_ids: Sequence[str]
+
+
+def refused_name(deployment: str) -> str:
+    return f"refused-{deployment[:55]}"
+
+
+def intake(ask: Ask, today: date) -> Record | LetGo | Rehold | None:
+    d = ask.deployment
+    naming = [
+        (change, other) for change, other in ask.changes if d.name in other.revisions or d.name in change.deployments
+    ]
+    if d.held in (Held.RUNNING, Held.PROMOTING, Held.RESTORING):
+        return None if any(other.active for _, other in naming) else Rehold()
+    if d.held == Held.REJECTED:
+        ended = d.annotations.get(ENDED, "")
+        asked_again = d.annotations.get(RETRY, "") == ended if d.change == AUTO else d.change != ended
+        return Rehold() if asked_again and d.change else None
+    if d.held != Held.WAITING or any(other.active and d.name in other.revisions for _, other in naming):
+        return None
+    active = [rs for rs in ask.replica_sets if rs.replicas > 0]
+    if any(rs.revision == d.revision for rs in active):
+        return LetGo()
+    if d.change == AUTO:
+        return _numbered(ask, naming, today)
+    problem = check_id(d.change)
+    if problem:
+        return _refused(d, problem)
+    return _named(ask, today)
+
+
+def _numbered(ask: Ask, naming: Sequence[tuple[Change, Other]], today: date) -> Record | None:
+    d = ask.deployment
+    for change, other in naming:
+        if change.revision == d.revision and not other.phase.terminal:
+            return Record(change.name, _spec(d, change.change_id, revision=d.revision))
+    change_id = next_id(today, ask.taken_ids)
+    return Record(object_name(change_id), _spec(d, change_id, revision=d.revision))
+
+
+def _named(ask: Ask, today: date) -> Record | None:
+    d = ask.deployment
+    existing = next(((c, o) for c, o in ask.changes if c.change_id == d.change), None)
+    if existing is None:
+        return Record(object_name(d.change), _spec(d, d.change))
+    change, other = existing
+    free = next_id(today, ask.taken_ids)
+    if other.phase.terminal:
+        return _refused(
+            d,
+            Problem(
+                "ChangeClosed",
+                f"{d.change} is {other.phase} and never runs again: label the new template with an ID of its own, like {free}",
+            ),
+        )
+    if other.active:
+        return _refused(
+            d,
+            Problem(
+                "ChangeRunning",
+                f"{d.change} is under way for other Deployments: give this one an ID of its own, like {free}",
+            ),
+        )
+    return Record(change.name, _spec(d, d.change))
+
+
+def _refused(d: Deployment, problem: Problem) -> Record:
+    return Record(refused_name(d.name), {**_spec(d, printable(d.change, 70)), "problem": str(problem)})
+
+
+def _spec(d: Deployment, change_id: str, revision: str = "") -> JSON:
+    """The form as the annotations claim it; the requester as admission stamped it."""
+    kind = change_type(d.annotations)
+    problem = kind if isinstance(kind, Problem) else check_form(d.annotations)
+    form = {} if isinstance(problem, Problem) and problem.reason == "InvalidAnnotation" else _form(d.annotations)
+    spec = {
+        "changeId": change_id,
+        "type": "" if isinstance(kind, Problem) else str(kind),
+        "requestedBy": printable(d.annotations.get(PREFIX + "requested-by", ""), 250),
+        "deployments": [d.name],
+        "revision": revision,
+        "problem": str(problem or ""),
+        **form,
+    }
+    return {key: value for key, value in spec.items() if value}
+
+
+_IMPACT = ("systems-affected", "users-affected", "downtime", "risk")
+
+
+def _form(annotations: Mapping[str, str]) -> JSON:
+    given = {name: annotations[PREFIX + name] for name in FORM if annotations.get(PREFIX + name)}
+    form: dict[str, JSON] = {camel(name.replace("-", "_")): text for name, text in given.items() if name not in _IMPACT}
+    impact = {camel(name.replace("-", "_")): given[name] for name in _IMPACT if name in given}
+    return {**form, "impact": impact} if impact else form

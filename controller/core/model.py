@@ -1,0 +1,431 @@
+"""The nouns: what is remembered (`State`, the status of a ChangeRequest) and what is seen (`Seen`, `Observation`)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from controller.core.codec import JSON
+from controller.core.policy import ChangeType, Policy
+from controller.core.template import canary_name
+
+
+class Phase(StrEnum):
+    WAITING = "Waiting"
+    PROGRESSING = "Progressing"
+    PROMOTING = "Promoting"
+    COMPLETED = "Completed"
+    ROLLING_BACK = "RollingBack"
+    ROLLED_BACK = "RolledBack"
+    SUPERSEDED = "Superseded"
+
+    @property
+    def terminal(self) -> bool:
+        return self in (Phase.COMPLETED, Phase.ROLLED_BACK, Phase.SUPERSEDED)
+
+
+class Stage(StrEnum):
+    """The parts of Promoting and RollingBack, in their order; a rollback before promotion begins at RETURN."""
+
+    ROLL = "Roll"
+    """The Deployment replaces the stable pods by its own rolling update; the canary carries the traffic."""
+    RECOVER = "Recover"
+    """The roll is stopped and stable pods come back; the canary still carries the traffic."""
+    RETURN = "Return"
+    """The traffic goes back to the user's Service."""
+    DRAIN = "Drain"
+    """Requests in flight at the canary end."""
+    CLEAN = "Clean"
+    """The canary and all else that is ours is removed."""
+
+
+class Strategy(StrEnum):
+    CANARY = "canary"
+    NATIVE = "native"
+
+
+class Held(StrEnum):
+    """Values of the annotation serin.dev/held; absent: nothing of ours is pending."""
+
+    WAITING = "true"
+    """A new template waits for its change to start."""
+    RUNNING = "running"
+    """The change runs: the template is locked, but for an Emergency."""
+    PROMOTING = "promoting"
+    RESTORING = "restoring"
+    """Template and pause are locked for everyone."""
+    REJECTED = "rejected"
+    """The template was rolled back; it stays as applied, and its pods are the stable ones."""
+
+
+class Verdict(StrEnum):
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+# --- What is remembered ---
+
+
+@dataclass(frozen=True)
+class ServicePair:
+    """A Service that selects the workload's pods, and the one made for its canary."""
+
+    stable: str
+    canary: str
+    ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class RouteOriginal:
+    """The backendRefs of each rule of a route, as the user wrote them: put back word for word at the end."""
+
+    kind: str
+    namespace: str
+    name: str
+    rules: tuple[JSON, ...]
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The HorizontalPodAutoscaler whose minReplicas is raised while the canary has weight; `min_replicas` is the user's."""
+
+    name: str
+    min_replicas: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """One Deployment of a change, frozen when the change starts."""
+
+    name: str
+    uid: str
+    revision: str
+    strategy: Strategy = Strategy.NATIVE
+    strategy_reason: str = ""
+    stable_revision: str = ""
+    """Empty: the first deployment, there is nothing to go back to."""
+    stable_replica_set: str = ""
+    stable_template: JSON = None
+    replica_set: str = ""
+    """The Deployment's own ReplicaSet of the new revision, once it is rolled."""
+    replicas: int = 0
+    """The size stable had, and keeps while the canary has weight."""
+    selector_key: str = ""
+    """The selector label whose value is altered on canary pods."""
+    services: tuple[ServicePair, ...] = ()
+    routes: tuple[RouteOriginal, ...] = ()
+    floor: Floor | None = None
+    drifts: int = 0
+    """How often someone else changed the weights that we had written."""
+    not_ready_since: datetime | None = None
+
+    @property
+    def canary(self) -> str:
+        return canary_name(self.name)
+
+
+@dataclass(frozen=True)
+class Breach:
+    """How long a rule's limit has been exceeded without a good sample, on the data's own timestamps."""
+
+    rule: str
+    target: str
+    bad_for: timedelta = timedelta()
+    last_at: datetime | None = None
+    last_bad: bool = False
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One rule's verdict and the numbers that it stands on."""
+
+    rule: str
+    target: str
+    verdict: Verdict
+    value: str
+    threshold: str
+    message: str
+    requests: int = 0
+    bad: int = 0
+    data_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Transition:
+    """The audit record of one step of the journey."""
+
+    at: datetime
+    phase: Phase
+    stage: Stage | None
+    step: int
+    weight: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class State:
+    """The status of a ChangeRequest: all that the controller remembers of a change."""
+
+    phase: Phase = Phase.WAITING
+    stage: Stage | None = None
+    outcome: Phase | None = None
+    """Where a RollingBack ends: RolledBack or Superseded."""
+    step: int = 0
+    weight: int = 0
+    """Percent of the traffic that the canary is to have."""
+    reason: str = ""
+    message: str = ""
+    cause: str = ""
+    """The reason of the rollback, kept to the end."""
+    rejected: bool = False
+    """The revision failed on evidence; it is not run again unless someone says so."""
+    started_at: datetime | None = None
+    weighted_at: datetime | None = None
+    """When the canary first had weight; incidents that began before it do not count."""
+    entered_at: datetime | None = None
+    """When this phase, stage or step began."""
+    settled_at: datetime | None = None
+    """When the cluster had reached this step's target: its dwell counts from here."""
+    ended_at: datetime | None = None
+    no_data_since: datetime | None = None
+    low_evidence: bool = False
+    promoted: bool = False
+    """The Deployment was un-paused: a rollback has to stop the roll first."""
+    measured_at: datetime | None = None
+    policy: Policy | None = None
+    """The policy as it was when the change started."""
+    targets: tuple[Target, ...] = ()
+    breaches: tuple[Breach, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    history: tuple[Transition, ...] = ()
+    schema: int = 1
+
+    def target(self, name: str) -> Target | None:
+        return next((t for t in self.targets if t.name == name), None)
+
+
+# --- What is seen ---
+
+
+@dataclass(frozen=True)
+class Deployment:
+    name: str
+    namespace: str
+    uid: str
+    resource_version: str
+    replicas: int
+    total: int
+    updated: int
+    ready: int
+    available: int
+    """`updated`, `ready`, `available` and `total` are 0 until the controller-manager has seen this generation."""
+    observed: bool
+    paused: bool
+    held: str
+    change: str
+    """The label serin.dev/change."""
+    revision: str
+    template: JSON
+    selector: Mapping[str, str]
+    recreate: bool
+    unavailable_max: int
+    """Pods that its own rolling update may have missing."""
+    progress_deadline_seconds: int
+    min_ready_seconds: int
+    annotations: Mapping[str, str]
+    labels: Mapping[str, str]
+    failure: str = ""
+    """Why it cannot progress: quota, limits, a deadline passed."""
+    controlled_by: str = ""
+    """Another rollout controller that owns it."""
+    template_owners: tuple[str, ...] = ()
+    """Field managers that own the pod template."""
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class ReplicaSet:
+    name: str
+    uid: str
+    resource_version: str
+    revision: str
+    replicas: int
+    ready: int
+    number: int
+    template: JSON = None
+
+
+@dataclass(frozen=True)
+class Pod:
+    name: str
+    uid: str
+    ready: bool
+    leaving: bool
+    """Being deleted or evicted: never counts against a canary."""
+    restarts: int
+    trouble: str = ""
+    """CrashLoopBackOff, OOMKilled, ImagePullBackOff, …: the worst of its containers."""
+    replica_set: str = ""
+    detail: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route that names a Service of the workload."""
+
+    key: str
+    weight: int | None
+    """Percent to the canary in every rule; None: the rules differ or someone else wrote them."""
+    intact: bool
+    """As the user wrote it: the canary is not named."""
+    accepted: bool
+    """Every parent reports the newest generation accepted, with its references resolved."""
+    original: RouteOriginal
+    problem: str = ""
+    """Why it cannot carry a canary: no grant."""
+
+
+@dataclass(frozen=True)
+class CanaryParts:
+    """What exists of the canary."""
+
+    deployment: Deployment | None = None
+    services: tuple[str, ...] = ()
+    endpoints: Mapping[str, int] = field(default_factory=dict)
+    """Ready endpoints by canary Service."""
+    pods: tuple[Pod, ...] = ()
+    companions: tuple[str, ...] = ()
+    """`Kind/name` of the copies of NetworkPolicies and PodDisruptionBudgets that exist."""
+
+    @property
+    def ready(self) -> int:
+        return sum(pod.ready and not pod.leaving for pod in self.pods)
+
+
+@dataclass(frozen=True)
+class Autoscaler:
+    name: str
+    min_replicas: int
+    max_replicas: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One Deployment of the change and all around it, as the cluster is now."""
+
+    deployment: Deployment | None
+    replica_sets: tuple[ReplicaSet, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    """Pods of the Deployment's own ReplicaSets; read while it rolls."""
+    canary: CanaryParts = CanaryParts()
+    routes: tuple[Route, ...] = ()
+    services: tuple[ServicePair, ...] = ()
+    autoscaler: Autoscaler | None = None
+    companions: tuple[str, ...] = ()
+    """`Kind/name` of the NetworkPolicies and PodDisruptionBudgets that the canary needs copies of."""
+    obstacles: tuple[str, ...] = ()
+    """Why a canary cannot be made of it: hostPort, ReadWriteOnce volume, …; empty when it can."""
+    selector_key: str = ""
+    unserved: str = ""
+    """A Service that routes name but that selects no pod."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Requests counted in one interval that ended at `at` (the data's own timestamp): total, and how many were bad."""
+
+    at: datetime
+    bad: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The samples of one workload, oldest first. `fresh_at`: the newest moment at which the metrics path was seen to work."""
+
+    samples: tuple[Sample, ...] = ()
+    fresh_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Incident:
+    name: str
+    labels: Mapping[str, str]
+    began_at: datetime
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What Prometheus said at `taken_at`.
+
+    `arms`: (target, rule, "canary" | "stable") to its samples; rule is "error-rate" or the name of an SLO.
+    `problem`: why nothing can be said (`PrometheusUnreachable: …`); the arms are empty then.
+    """
+
+    taken_at: datetime
+    arms: Mapping[tuple[str, str, str], Arm] = field(default_factory=dict)
+    incidents: tuple[Incident, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Change:
+    """The spec of a ChangeRequest and its identity."""
+
+    namespace: str
+    name: str
+    change_id: str
+    type: ChangeType | None
+    uid: str = ""
+    resource_version: str = ""
+    requested_by: str = ""
+    deployments: tuple[str, ...] = ()
+    revision: str = ""
+    """Set when Serin numbered the change (`auto`): it is for this revision alone."""
+    deleting: bool = False
+    finalizer: bool = False
+    created_at: datetime | None = None
+    problem: str = ""
+    """`Reason: text` when the request itself is unusable: a malformed ID, an unknown type, an annotation too long."""
+    spec: JSON = None
+    """The form as it stands."""
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another change: one that names one of the same Deployments, or has the same ID in another namespace."""
+
+    namespace: str
+    name: str
+    change_id: str
+    phase: Phase
+    revisions: Mapping[str, str]
+    """Deployment to revision."""
+    rejected: bool
+    created_at: datetime | None = None
+    cause: str = ""
+
+    @property
+    def active(self) -> bool:
+        return self.phase in (Phase.PROGRESSING, Phase.PROMOTING, Phase.ROLLING_BACK)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """All that one decision rests on, but for the state and the clock."""
+
+    change: Change
+    targets: Mapping[str, Seen]
+    policy: Policy | None
+    policy_problem: str = ""
+    measurements: Measurements | None = None
+    others: tuple[Other, ...] = ()
+    environment: tuple[str, ...] = ()
+    """`Reason: text` for what the controller itself lacks: admission policies, rights."""

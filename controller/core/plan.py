@@ -1,0 +1,267 @@
+"""From the committed state and the cluster as it is: the one next write towards it, or None. Pure.
+
+Every write is absolute and may be repeated. The order is the safety: capacity, then traffic; lowering: traffic, drain, then capacity.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from controller.core.checks import need, rolled, targets
+from controller.core.model import (
+    Deployment,
+    Held,
+    Observation,
+    Phase,
+    ReplicaSet,
+    Seen,
+    ServicePair,
+    Stage,
+    State,
+    Strategy,
+    Target,
+)
+from controller.core.policy import OnRollback
+from controller.core.template import copy_name
+
+
+@dataclass(frozen=True)
+class Intent:
+    """A write, named for what it does. `target` is the Deployment that it is about."""
+
+    target: Target
+
+
+@dataclass(frozen=True)
+class Mark(Intent):
+    """Set serin.dev/held, and pause."""
+
+    deployment: Deployment
+    held: Held
+
+
+@dataclass(frozen=True)
+class Release(Intent):
+    """Take serin.dev/held away and un-pause: nothing of ours is pending."""
+
+    deployment: Deployment
+
+
+@dataclass(frozen=True)
+class Promote(Intent):
+    """`held: promoting` and un-pause in one write: the Deployment rolls by itself."""
+
+    deployment: Deployment
+
+
+@dataclass(frozen=True)
+class Restore(Intent):
+    """The stable template back, un-paused, under `held: restoring`."""
+
+    deployment: Deployment
+
+
+@dataclass(frozen=True)
+class DisownTemplate(Intent):
+    """Drop our managedFields entry, so that the user's next apply neither conflicts nor keeps a field it dropped."""
+
+    deployment: Deployment
+
+
+@dataclass(frozen=True)
+class DeleteReplicaSet(Intent):
+    replica_set: ReplicaSet
+
+
+@dataclass(frozen=True)
+class SetFloor(Intent):
+    """minReplicas of the HorizontalPodAutoscaler."""
+
+    autoscaler: str
+    min_replicas: int
+
+
+@dataclass(frozen=True)
+class CreateService(Intent):
+    pair: ServicePair
+
+
+@dataclass(frozen=True)
+class CreateCompanion(Intent):
+    """A copy of a NetworkPolicy or PodDisruptionBudget for the canary's pods."""
+
+    kind: str
+    source: str
+
+
+@dataclass(frozen=True)
+class CreateCanary(Intent):
+    deployment: Deployment
+    replicas: int
+
+
+@dataclass(frozen=True)
+class ScaleCanary(Intent):
+    replicas: int
+
+
+@dataclass(frozen=True)
+class Shift(Intent):
+    """Every rule of a route to `weight` percent for the canary; 0 puts the user's backendRefs back word for word."""
+
+    route: str
+    weight: int
+
+
+@dataclass(frozen=True)
+class DeleteCanary(Intent):
+    """Delete one object of the canary."""
+
+    kind: str
+    name: str
+
+
+def plan(state: State, observation: Observation) -> Intent | None:
+    steps = [_writes(state, target, seen) for target, seen in targets(state, observation)]
+    # Routes before all else: in a group, no Deployment waits for another's capacity to get its traffic back.
+    return next(
+        (intent for writes in steps for intent in writes if isinstance(intent, Shift) and intent.weight == 0), None
+    ) or next((intent for target, seen in targets(state, observation) for intent in _writes(state, target, seen)), None)
+
+
+def _writes(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
+    """What this Deployment still lacks, in the order in which it may be written; only the first is."""
+    match state.phase, state.stage:
+        case Phase.WAITING, _:
+            yield from _hold(target, seen)
+        case Phase.PROGRESSING, _:
+            yield from _lock(target, seen)
+            if target.strategy is Strategy.CANARY:
+                yield from _raise_capacity(state, target, seen)
+                yield from _raise_traffic(state, target, seen)
+        case Phase.PROMOTING, Stage.ROLL:
+            yield from _raise_traffic(state, target, seen)
+            yield from _roll(target, seen)
+        case Phase.ROLLING_BACK, Stage.RECOVER:
+            yield from _recover(state, target, seen)
+        case _, Stage.RETURN:
+            yield from _return(target, seen)
+        case _, Stage.CLEAN:
+            if intent := clean_up(state, target, seen):
+                yield intent
+
+
+def _hold(target: Target, seen: Seen) -> Iterator[Intent]:
+    """A ReplicaSet of the held template without pods would be started by scaling the Deployment 0 → N: it goes."""
+    d = seen.deployment
+    if d and d.held and d.paused:
+        for rs in seen.replica_sets:
+            if rs.revision == d.revision and rs.replicas == 0 and any(other.replicas for other in seen.replica_sets):
+                yield DeleteReplicaSet(target, rs)
+
+
+def _lock(target: Target, seen: Seen) -> Iterator[Intent]:
+    d = seen.deployment
+    if d and d.held == Held.WAITING and d.revision == target.revision:
+        yield Mark(target, d, Held.RUNNING)
+
+
+def _raise_capacity(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
+    d = seen.deployment
+    if d is None or d.revision != target.revision:
+        return
+    if target.floor and seen.autoscaler and seen.autoscaler.min_replicas < target.replicas:
+        yield SetFloor(target, target.floor.name, min(target.replicas, seen.autoscaler.max_replicas))
+    for pair in target.services:
+        if pair.canary not in seen.canary.services:
+            yield CreateService(target, pair)
+    for source in seen.companions:
+        kind, name = source.split("/", 1)
+        if f"{kind}/{copy_name(target.name, name)}" not in seen.canary.companions:
+            yield CreateCompanion(target, kind, name)
+    wanted = need(target.replicas, state.weight)
+    if seen.canary.deployment is None:
+        yield CreateCanary(target, d, wanted)
+    elif seen.canary.deployment.replicas < wanted:
+        yield ScaleCanary(target, wanted)
+
+
+def _raise_traffic(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
+    """More only with ready endpoints for all of it; less at any time."""
+    if target.strategy is Strategy.NATIVE:
+        return
+    wanted = need(target.replicas, state.weight)
+    ready = seen.canary.ready >= wanted and all(
+        seen.canary.endpoints.get(pair.canary, 0) >= wanted for pair in target.services
+    )
+    for route in seen.routes:
+        if route.weight != state.weight and (ready or state.stage is Stage.ROLL):
+            yield Shift(target, route.key, state.weight)
+
+
+def _roll(target: Target, seen: Seen) -> Iterator[Intent]:
+    d = seen.deployment
+    if d is None or d.revision != target.revision:
+        return
+    if not target.stable_revision:
+        if d.held or d.paused:
+            yield Release(target, d)
+    elif d.held != Held.PROMOTING or d.paused:
+        yield Promote(target, d)
+
+
+def _recover(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
+    """Stop the roll; bring stable pods back. The rejected ReplicaSet goes only while paused, and while stable still has replicas."""
+    d = seen.deployment
+    if d is None or not state.promoted or not target.stable_revision:
+        return
+    stable = next((rs for rs in seen.replica_sets if rs.revision == target.stable_revision), None)
+    if d.revision == target.revision and stable and stable.replicas > 0:
+        if not d.paused:
+            yield Mark(target, d, Held.RUNNING)
+        for rs in seen.replica_sets:
+            if rs.revision == target.revision:
+                yield DeleteReplicaSet(target, rs)
+    elif d.revision == target.revision:
+        yield Restore(target, d)
+
+
+def _return(target: Target, seen: Seen) -> Iterator[Intent]:
+    for route in seen.routes:
+        if not route.intact:
+            yield Shift(target, route.key, 0)
+
+
+def clean_up(state: State, target: Target, seen: Seen) -> Intent | None:
+    """What is still to be removed or put back at the end; None when nothing of ours is left of this Deployment."""
+    if seen.canary.deployment:
+        return DeleteCanary(target, "Deployment", target.canary)
+    if seen.canary.ready == 0:
+        for service in seen.canary.services:
+            return DeleteCanary(target, "Service", service)
+        for companion in seen.canary.companions:
+            kind, name = companion.split("/", 1)
+            return DeleteCanary(target, kind, name)
+    if target.floor and seen.autoscaler and seen.autoscaler.min_replicas != target.floor.min_replicas:
+        return SetFloor(target, target.floor.name, target.floor.min_replicas)
+    return _settle_deployment(state, target, seen) if seen.deployment else None
+
+
+def _settle_deployment(state: State, target: Target, seen: Seen) -> Intent | None:
+    d = seen.deployment
+    assert d is not None
+    if d.revision == target.revision:
+        if state.phase is Phase.PROMOTING:
+            return Release(target, d) if d.held else None
+        restore = (
+            state.policy is not None
+            and state.policy.on_rollback is OnRollback.RESTORE
+            and state.outcome is Phase.ROLLED_BACK
+        )
+        if restore and target.stable_template:
+            return Restore(target, d)
+        return Mark(target, d, Held.REJECTED) if d.held != Held.REJECTED and target.stable_revision else None
+    if d.revision == target.stable_revision and d.held:
+        if "serin" in d.template_owners:
+            return DisownTemplate(target, d)
+        return Release(target, d) if d.paused or rolled(target, seen) else None
+    return Mark(target, d, Held.WAITING) if d.held and d.held != Held.WAITING else None

@@ -1,0 +1,180 @@
+"""ChangePolicy: what a change type means. Written by SREs, checked here before it is used."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+
+from controller.core.codec import JSON, FieldError, Ratio, decode, format_duration
+
+
+class ChangeType(StrEnum):
+    STANDARD = "standard"
+    NORMAL = "normal"
+    EMERGENCY = "emergency"
+
+
+class LowTraffic(StrEnum):
+    CONTINUE = "continue"
+    HOLD = "hold"
+
+
+class OnRollback(StrEnum):
+    HOLD = "hold"
+    RESTORE = "restore"
+
+
+class FirstDeployment(StrEnum):
+    RUN = "run"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True)
+class Step:
+    """`weight` percent of the traffic to the canary, for at least `bake` once settled."""
+
+    weight: int
+    bake: timedelta
+
+
+@dataclass(frozen=True)
+class Approval:
+    """`required` people must approve before the change starts; 0: pre-approved."""
+
+    required: int = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where requests are counted: the name of a preset (`metrics/presets.py`), and when its data is too old to use."""
+
+    preset: str = "envoy"
+    stale_after: timedelta = timedelta(seconds=60)
+
+
+@dataclass(frozen=True)
+class ErrorRate:
+    """Roll back when more than `max` of the requests fail, over `window`, for the whole of `sustained`."""
+
+    max: Ratio = field(default_factory=lambda: Ratio(0.01))
+    window: timedelta = timedelta(minutes=1)
+    sustained: timedelta = timedelta(minutes=5)
+
+    name = "error-rate"
+    slower_than = None
+
+    @property
+    def bad_ratio_max(self) -> float:
+        return self.max
+
+
+@dataclass(frozen=True)
+class Slo:
+    """Roll back when the budget of `1 - objective` burns faster than `burn_max` times, over `window`, for `sustained`.
+
+    Without `slower_than` a bad event is a failed request; with it, a request that took longer.
+    """
+
+    name: str
+    objective: Ratio
+    burn_max: float = 1.0
+    slower_than: timedelta | None = None
+    window: timedelta = timedelta(minutes=1)
+    sustained: timedelta = timedelta(minutes=5)
+
+    @property
+    def bad_ratio_max(self) -> float:
+        return self.burn_max * (1 - self.objective)
+
+
+Rule = ErrorRate | Slo
+"""A limit on the share of bad requests over a window, and for how long it may be exceeded."""
+
+
+@dataclass(frozen=True)
+class Incidents:
+    """Labels by which a firing alert is a P0 incident (all must match)."""
+
+    labels: Mapping[str, str] = field(default_factory=lambda: {"severity": "P0"})
+
+
+@dataclass(frozen=True)
+class Health:
+    """Failing health checks: needs no Prometheus."""
+
+    restarts_max: int = 1
+    not_ready_max: timedelta = timedelta(seconds=30)
+    progress_deadline: timedelta = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The spec of a ChangePolicy; its name is the change type."""
+
+    steps: tuple[Step, ...]
+    approval: Approval = Approval()
+    metrics: Source = Source()
+    error_rate: ErrorRate = ErrorRate()
+    slos: tuple[Slo, ...] = ()
+    incidents: Incidents = field(default_factory=Incidents)
+    health: Health = Health()
+    low_traffic: LowTraffic = LowTraffic.CONTINUE
+    min_requests: int = 75
+    no_data_alert_after: timedelta = timedelta(seconds=60)
+    no_data_deadline: timedelta = timedelta(minutes=30)
+    drain_max: timedelta = timedelta(seconds=30)
+    capacity_wait_max: timedelta = timedelta(seconds=30)
+    canary_replicas_min: int = 2
+    on_rollback: OnRollback = OnRollback.HOLD
+    first_deployment: FirstDeployment = FirstDeployment.RUN
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        return (self.error_rate, *self.slos)
+
+
+_SLO_NAME = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
+
+
+def parse_policy(spec: JSON, presets: frozenset[str]) -> Policy:
+    """A Policy from the spec of a ChangePolicy.
+
+    Raises:
+        FieldError: names the field, the value and the mend.
+    """
+    policy = decode(Policy, spec, "spec")
+    _check_steps(policy)
+    if policy.metrics.preset not in presets:
+        raise FieldError("spec.metrics.preset", policy.metrics.preset, f"write one of {', '.join(sorted(presets))}")
+    names = [slo.name for slo in policy.slos]
+    for i, slo in enumerate(policy.slos):
+        if not _SLO_NAME.fullmatch(slo.name) or names.count(slo.name) > 1 or slo.name == ErrorRate.name:
+            raise FieldError(
+                f"spec.slos[{i}].name", slo.name, "write a name of its own of a-z, 0-9 and -, not error-rate"
+            )
+        if not 0 < slo.objective < 1:
+            raise FieldError(
+                f"spec.slos[{i}].objective",
+                f"{slo.objective:.4%}",
+                'write a percentage between 0 and 100, like "99.9%"',
+            )
+        if not 0 < slo.bad_ratio_max < 1:
+            raise FieldError(
+                f"spec.slos[{i}].burnMax", slo.burn_max, "with this objective it could never be exceeded, or always is"
+            )
+    for path, rule in zip(["errorRate", *(f"slos[{i}]" for i in range(len(names)))], policy.rules, strict=True):
+        if not timedelta(seconds=10) <= rule.window <= timedelta(minutes=10):
+            mend = "write a duration between 10s and 10m"
+            raise FieldError(f"spec.{path}.window", format_duration(rule.window), mend)
+    if not policy.incidents.labels or not all(isinstance(v, str) for v in policy.incidents.labels.values()):
+        raise FieldError("spec.incidents.labels", policy.incidents.labels, "write at least one label and its value")
+    if policy.approval.required < 0:
+        raise FieldError("spec.approval.required", policy.approval.required, "write 0 or more")
+    return policy
+
+
+def _check_steps(policy: Policy) -> None:
+    weights = [step.weight for step in policy.steps]
+    if not weights or weights != sorted(set(weights)) or weights[0] <= 0 or weights[-1] != 100:
+        raise FieldError("spec.steps", weights, "write weights that rise from above 0 to 100, like 10, 50, 100")

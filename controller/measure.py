@@ -1,0 +1,103 @@
+"""Asks Prometheus for all changes at once, at a steady beat, and wakes those that have news."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import NoReturn, Protocol
+
+import structlog
+
+from controller.core.model import Change, Measurements, Phase, State, Strategy, Target
+from controller.core.policy import Policy
+from controller.metrics.source import Subject
+
+log = structlog.get_logger()
+
+SLACK = timedelta(minutes=1)
+"""Increments need the sample before the first one that is wanted."""
+
+
+class Source(Protocol):
+    async def measure(self, subjects: Sequence[Subject], now: datetime) -> Mapping[tuple[str, str], Measurements]: ...
+    async def ping(self) -> str: ...
+
+
+class Measuring:
+    """`running`: the changes that are not over, with their states. `wake` is told which have new measurements."""
+
+    def __init__(
+        self,
+        source: Source,
+        running: Callable[[], Iterable[tuple[Change, State]]],
+        wake: Callable[[str, str], None],
+        answers: Callable[[bool], None],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._source, self._running, self._wake, self._answers, self._now = source, running, wake, answers, now
+        self._newest: dict[tuple[str, str], Measurements] = {}
+        self._trouble = ""
+
+    def newest(self, namespace: str, change: str) -> Measurements | None:
+        return self._newest.get((namespace, change))
+
+    async def run(self, interval: timedelta, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> NoReturn:
+        while True:
+            await self.once()
+            await sleep(interval.total_seconds())
+
+    async def once(self) -> None:
+        now = self._now()
+        running = list(self._running())
+        subjects = [s for change, state in running for s in subjects_of(change, state, now)]
+        measured = dict(await self._source.measure(subjects, now)) if subjects else {}
+        answered = any(not m.problem for m in measured.values())
+        problem = "" if answered else await self._source.ping()
+        self._answers(not problem)
+        if problem != self._trouble:
+            (log.warning if problem else log.info)(
+                "prometheus", problem=problem or None, reason=problem.partition(":")[0] or "Answers"
+            )
+            self._trouble = problem
+        for change, state in running:
+            key = (change.namespace, change.name)
+            if key not in measured and not state.phase.terminal:
+                measured[key] = Measurements(now, problem=problem)
+        news = [
+            key
+            for key, m in measured.items()
+            if key not in self._newest or self._newest[key].problem != m.problem or m.arms or m.incidents
+        ]
+        self._newest = measured
+        for key in news:
+            self._wake(*key)
+
+
+def subjects_of(change: Change, state: State, now: datetime) -> Iterable[Subject]:
+    """What to ask about a change: nothing before any of it is exposed."""
+    policy = state.policy
+    if (
+        policy is None
+        or state.weighted_at is None
+        or state.phase not in (Phase.PROGRESSING, Phase.PROMOTING, Phase.ROLLING_BACK)
+    ):
+        return
+    for target in state.targets:
+        if target.strategy is Strategy.CANARY or target.replica_set:
+            yield Subject(
+                namespace=change.namespace,
+                change=change.name,
+                target=target.name,
+                policy=policy,
+                preset=policy.metrics.preset if target.strategy is Strategy.CANARY else "pods",
+                services=target.services,
+                canary_pods=f"{target.canary}-" if target.strategy is Strategy.CANARY else f"{target.replica_set}-",
+                stable_pods=f"{target.stable_replica_set}-",
+                since=_since(state, target, policy, now),
+            )
+
+
+def _since(state: State, target: Target, policy: Policy, now: datetime) -> datetime:
+    """As far back as the judgement has not been committed, or as this step's requests are counted."""
+    judged = [b.last_at for b in state.breaches if b.target == target.name and b.last_at]
+    first = min([*judged, state.settled_at or now, now], default=now)
+    return first - max(rule.window for rule in policy.rules) - SLACK

@@ -1,0 +1,190 @@
+"""From the raw samples of counters to the requests of an Arm.
+
+Increments are taken series by series, then summed: the sum of counters jumps when pods come and go, a counter does not.
+"""
+
+import math
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from controller.core.change import Problem, printable
+from controller.core.codec import JSON
+from controller.core.model import Arm, Sample
+
+NO_SUCH_BUCKET = "NoSuchBucket"
+
+
+@dataclass(frozen=True)
+class Series:
+    """A series of an answer: labels without its name, and (milliseconds, value), finite and from 0 on, oldest first."""
+
+    labels: Mapping[str, str]
+    points: Sequence[tuple[int, float]]
+
+    def later(self, since: int) -> "Series":
+        """What is left of it after `since` (milliseconds)."""
+        return Series(self.labels, self.points[bisect_right(self.points, (since, math.inf)) :])
+
+
+@dataclass(frozen=True)
+class Counter:
+    """Requests that one series has counted since it began: (milliseconds, bad, total)."""
+
+    labels: Mapping[str, str]
+    points: Sequence[tuple[int, float, float]]
+
+
+def parse(result: JSON) -> list[Series]:
+    """The series of `data.result`. NaN, infinities, negative values and native histograms are no sample.
+
+    Raises ValueError when this is not what Prometheus answers.
+    """
+    try:
+        return [_series(item) for item in result]
+    except (AttributeError, KeyError, OverflowError, TypeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _series(item: JSON) -> Series:
+    labels = {name: value for name, value in item["metric"].items() if name != "__name__"}
+    raw = item["values"] if "values" in item else [item["value"]] if "value" in item else []
+    points = [(round(at * 1000), float(value)) for at, value in raw]
+    return Series(labels, sorted(point for point in points if 0 <= point[1] < math.inf))
+
+
+# --- What a series counts ---
+
+
+def by_code(series: Sequence[Series], code_labels: Sequence[str]) -> list[Counter] | Problem:
+    """Counters of requests, from one series a response code: 5xx is bad, and so is 0, which stands for no answer."""
+    counters = []
+    for one in series:
+        code = next(filter(None, (one.labels.get(name) for name in code_labels)), "")
+        if not code:
+            return unexpected(one.labels, f"without the label {' or '.join(code_labels)}")
+        bad = 1.0 if code.startswith("5") or not code.strip("0") else 0.0
+        counters.append(Counter(one.labels, [(at, value * bad, value) for at, value in one.points]))
+    return counters
+
+
+def slower_than(series: Sequence[Series], edge: float) -> list[Counter] | Problem:
+    """Counters of requests, from the buckets of histograms: those above `edge` are bad."""
+    histograms: dict[frozenset[tuple[str, str]], dict[float, Series]] = defaultdict(dict)
+    for one in series:
+        le = bucket_edge(one.labels)
+        if le is None:
+            return unexpected(one.labels, "without a number in the label le")
+        histograms[frozenset((k, v) for k, v in one.labels.items() if k != "le")][le] = one
+    counters = []
+    for labels, buckets in histograms.items():
+        if math.inf not in buckets or edge not in buckets:
+            return Problem(NO_SUCH_BUCKET, f"no bucket ends at {edge:g}")
+        within = dict(buckets[edge].points)
+        # Only moments at which both are known: a lost one must not look like slow requests.
+        points = [(at, total - within[at], total) for at, total in buckets[math.inf].points if at in within]
+        counters.append(Counter(dict(labels), points))
+    return counters
+
+
+def bucket_edge(labels: Mapping[str, str]) -> float | None:
+    """The label le as a number: exporters write 0.5, 500, 500.0 and 5e+02."""
+    try:
+        return float(labels["le"])
+    except (KeyError, ValueError):
+        return None
+
+
+def spellings(edge: float) -> str:
+    """A regular expression of the ways to write a number above 0."""
+    number = Decimal(repr(edge)).normalize()
+    digits = "".join(map(str, number.as_tuple().digits))
+    exponent = number.adjusted()
+    whole, _, fraction = f"{number:f}".partition(".")
+    sign = "-" if exponent < 0 else "[+]?"
+    return f"{whole}{_decimals(fraction)}|{digits[0]}{_decimals(digits[1:])}[eE]{sign}0*{abs(exponent)}"
+
+
+def _decimals(digits: str) -> str:
+    return f"[.]{digits}0*" if digits else "([.]0*)?"
+
+
+def unexpected(labels: Mapping[str, str], what: str) -> Problem:
+    shown = ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
+    return Problem(
+        "UnexpectedSeries",
+        f"Prometheus answered with a series {what}: {{{printable(shown)}}}; mend the scrape or choose another preset",
+    )
+
+
+# --- What an arm saw ---
+
+
+class Heartbeats:
+    """Series that are there with and without traffic: what they cover, they prove to have been scraped."""
+
+    def __init__(self, series: Iterable[Series], *, must_be_one: bool) -> None:
+        self._points: dict[tuple[str, ...], dict[tuple[str, ...], list[tuple[int, bool]]]] = defaultdict(dict)
+        for one in series:
+            names = tuple(sorted(one.labels))
+            points = [(at, value == 1 or not must_be_one) for at, value in one.points]
+            self._points[names][tuple(one.labels[name] for name in names)] = points
+
+    def moments(self) -> Iterator[int]:
+        """When the metrics path worked."""
+        for group in self._points.values():
+            for points in group.values():
+                yield from (at for at, works in points if works)
+
+    def covering(self, labels: Mapping[str, str]) -> list[tuple[int, bool]]:
+        """(milliseconds, whether it worked) of the scrapes that this series would have been in."""
+        for names, group in self._points.items():
+            if points := group.get(tuple(labels.get(name, "") for name in names)):
+                return points
+        return []
+
+
+def read_arm(counters: Sequence[Counter], heartbeats: Heartbeats, *, since: int, alive: bool) -> Arm:
+    """The Arm of samples later than `since` (milliseconds). `alive`: the metrics path was seen to work by then."""
+    sums: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    fresh_at = max(heartbeats.moments(), default=0)
+    for counter in counters:
+        if not counter.points:
+            continue
+        fresh_at = max(fresh_at, counter.points[-1][0])
+        for at, bad, total in _increments(counter, from_zero=_is_new(counter, heartbeats, since, alive)):
+            cell = sums[at // 1000]
+            cell[0] += bad
+            cell[1] += total
+    return Arm(
+        samples=tuple(Sample(_moment(s * 1000), *sums[s]) for s in sorted(sums) if s * 1000 > since),
+        fresh_at=_moment(fresh_at) if fresh_at else None,
+    )
+
+
+def _is_new(counter: Counter, heartbeats: Heartbeats, since: int, alive: bool) -> bool:
+    """Whether the series began at its first point, so that all it shows then is an increment.
+
+    It did when a scrape just before worked without it; it may have been there when that scrape failed. One that no
+    scrape covered is of a pod (or proxy) that is new, if it came after `since` and the metrics path worked before.
+    """
+    first = counter.points[0][0]
+    earlier = [works for at, works in heartbeats.covering(counter.labels) if at < first]
+    return any(earlier) if earlier else alive and first > since
+
+
+def _increments(counter: Counter, *, from_zero: bool) -> Iterator[tuple[int, float, float]]:
+    last_bad, last_total = (0.0, 0.0) if from_zero else counter.points[0][1:]
+    for at, bad, total in counter.points if from_zero else counter.points[1:]:
+        if total < last_total:  # a restart: it counts from 0 again
+            last_bad = last_total = 0.0
+        requests = total - last_total
+        yield at, min(max(bad - last_bad, 0.0), requests), requests
+        last_bad, last_total = bad, total
+
+
+def _moment(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

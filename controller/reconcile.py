@@ -1,0 +1,316 @@
+"""The loop: read everything, decide once in pure code, commit the decision, make at most one write towards it.
+
+Commit comes before apply: after a crash the target is computed again from what was committed. The one exception is the
+first write of a rollback, which waits for nothing.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import structlog
+
+from controller.core.change import check_id
+from controller.core.decide import decide, recheck_after, worth_committing
+from controller.core.intake import Ask, LetGo, Record, Rehold, intake, refused_name
+from controller.core.model import Change, Deployment, Held, Measurements, Observation, Phase, State
+from controller.core.plan import Intent, plan
+from controller.core.policy import Policy, Step
+from controller.errors import ConflictError, ForbiddenError, LeaseLostError, PermanentError
+
+log = structlog.get_logger()
+
+NO_POLICY = Policy(steps=(Step(100, timedelta()),))
+"""Stands in while there is none: `policy_unusable` holds the change before any of it is used."""
+SOON = timedelta(milliseconds=20)
+
+
+class Known(Protocol):
+    @property
+    def change(self) -> Change: ...
+    @property
+    def state(self) -> State: ...
+    @property
+    def unreadable(self) -> str: ...
+
+
+class Key(Protocol):
+    @property
+    def kind(self) -> str: ...
+    @property
+    def namespace(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+
+
+class Reads(Protocol):
+    def known(self, namespace: str, name: str) -> Known | None: ...
+    async def observe(self, change: Change, state: State, measurements: Measurements | None) -> Observation: ...
+    async def ask(self, namespace: str, name: str) -> Ask | None: ...
+
+
+class Writes(Protocol):
+    async def commit(self, change: Change, state: State) -> str: ...
+    async def record(self, namespace: str, record: Record) -> None: ...
+    async def finalizer(self, change: Change, *, present: bool) -> None: ...
+    async def forget(self, namespace: str, name: str) -> None: ...
+    async def mark(self, d: Deployment, held: Held, change_id: str = "") -> None: ...
+    async def release(self, d: Deployment) -> None: ...
+    async def apply(self, intent: Intent, observation: Observation) -> None: ...
+    async def event(self, subject: dict[str, Any], reason: str, message: str, *, warning: bool) -> None: ...
+
+
+class Reports(Protocol):
+    def decision(self, change: Change, before: State, after: State, observation: Observation) -> None: ...
+    def write(self, change: Change, kind: str, message: str, *, after_verdict: timedelta | None = None) -> None: ...
+    def forget(self, namespace: str, name: str) -> None: ...
+
+
+class Reconciler:
+    """`leads`: whether this process may write at this moment. `measured`: the newest measurements of a change."""
+
+    def __init__(
+        self,
+        reads: Reads,
+        writes: Writes,
+        reports: Reports,
+        *,
+        leads: Callable[[], bool],
+        measured: Callable[[str, str], Measurements | None],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._reads, self._writes, self._reports = reads, writes, reports
+        self._leads, self._measured, self._now = leads, measured, now
+        self._committed: dict[tuple[str, str], tuple[str, State]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def reconcile(self, key: Key) -> timedelta | None:
+        """One look at one object; returns when to look again, None for at the next event."""
+        if key.kind == "Deployment":
+            return await self._take_in(key.namespace, key.name)
+        return await self._move(key.namespace, key.name)
+
+    # --- A Deployment that may ask for a change ---
+
+    async def _take_in(self, namespace: str, name: str) -> timedelta | None:
+        ask = await self._reads.ask(namespace, name)
+        wanted = intake(ask, self._now().date()) if ask else None
+        refused = refused_name(name)
+        if self._reads.known(namespace, refused) and not (isinstance(wanted, Record) and wanted.name == refused):
+            self._may_write()
+            await self._writes.forget(namespace, refused)
+        if ask is None or wanted is None:
+            return None
+        self._may_write()
+        d = ask.deployment
+        match wanted:
+            case Record():
+                known = self._reads.known(namespace, wanted.name)
+                if known is None or not _says(known.change, wanted):
+                    await self._writes.record(namespace, wanted)
+                    log.info(
+                        "change_recorded",
+                        namespace=namespace,
+                        change=wanted.spec["changeId"],
+                        workload=name,
+                        name=wanted.name,
+                    )
+            case LetGo():
+                await self._writes.release(d)
+                log.info("released", namespace=namespace, workload=name, revision=d.revision, reason="Reverted")
+                self._tell(
+                    _deployment_ref(d),
+                    "Reverted",
+                    "the template is one that runs already: released without a change",
+                    warning=False,
+                )
+            case Rehold():
+                await self._writes.mark(d, Held.WAITING)
+                log.info("held_again", namespace=namespace, workload=name, revision=d.revision)
+        return timedelta(seconds=30)
+
+    # --- A change ---
+
+    async def _move(self, namespace: str, name: str) -> timedelta | None:
+        known = self._reads.known(namespace, name)
+        if known is None:
+            self._committed.pop((namespace, name), None)
+            self._reports.forget(namespace, name)
+            return None
+        change, before = self._newest(known)
+        if known.unreadable:
+            log.error(
+                "status_unreadable",
+                namespace=namespace,
+                change=change.change_id,
+                reason="UnknownStatus",
+                message=known.unreadable,
+            )
+            return timedelta(minutes=5)
+        if before.phase.terminal:
+            if change.finalizer:
+                self._may_write()
+                await self._writes.finalizer(change, present=False)
+            observation = Observation(change, {}, None)
+            self._reports.decision(change, before, before, observation)
+            return None
+        try:
+            return await self._cycle(change, before)
+        except (ConflictError, LeaseLostError):
+            raise
+        except PermanentError as error:
+            await self._show(change, before, error)
+            raise
+
+    async def _cycle(self, change: Change, before: State) -> timedelta | None:
+        observation = await self._reads.observe(change, before, self._measured(change.namespace, change.name))
+        policy = before.policy or observation.policy or NO_POLICY
+        now = self._now()
+        after = decide(before, observation, policy, now)
+        turning_back = after.phase is Phase.ROLLING_BACK and before.phase is not Phase.ROLLING_BACK
+        wrote = False
+        if turning_back:
+            wrote = await self._apply(after, observation, verdict_at=now)
+        if not change.finalizer and not change.deleting and not after.phase.terminal:
+            self._may_write()
+            await self._writes.finalizer(change, present=True)
+            return SOON
+        if worth_committing(before, after):
+            self._may_write()
+            version = await self._writes.commit(change, after)
+            self._committed[change.namespace, change.name] = (version, after)
+            self._events(change, before, after, observation)
+        self._reports.decision(change, before, after, observation)
+        if not turning_back:
+            wrote = await self._apply(after, observation)
+        moved = (before.phase, before.stage, before.step) != (after.phase, after.stage, after.step)
+        judged = after.reason == "Judged"
+        return SOON if wrote or moved or judged else recheck_after(after, policy, now)
+
+    async def _apply(self, state: State, observation: Observation, verdict_at: datetime | None = None) -> bool:
+        intent = plan(state, observation)
+        if intent is None:
+            return False
+        self._may_write()
+        await self._writes.apply(intent, observation)
+        took = self._now() - verdict_at if verdict_at else None
+        self._reports.write(observation.change, type(intent).__name__, f"{intent.target.name}", after_verdict=took)
+        return True
+
+    def _newest(self, known: Known) -> tuple[Change, State]:
+        """What we committed ourselves, as long as the cache has not caught up with it."""
+        change, state = known.change, known.state
+        key = (change.namespace, change.name)
+        version, committed = self._committed.get(key, ("0", state))
+        if int(version) > int(change.resource_version):
+            return _at(change, version), committed
+        self._committed.pop(key, None)
+        return change, state
+
+    def _may_write(self) -> None:
+        if not self._leads():
+            raise LeaseLostError("LeaseLost", "this process leads no more")
+
+    # --- Telling people ---
+
+    async def _show(self, change: Change, before: State, error: PermanentError) -> None:
+        """A refused request is a reason in status, for the rules cannot see it."""
+        reason = (
+            "PermissionDenied" if isinstance(error, ForbiddenError) and error.reason == "Forbidden" else error.reason
+        )
+        after = _with_reason(before, reason, error.message)
+        if (before.reason, before.message) == (after.reason, after.message):
+            return
+        log.error("refused", namespace=change.namespace, change=change.change_id, reason=reason, message=error.message)
+        self._may_write()
+        version = await self._writes.commit(change, after)
+        self._committed[change.namespace, change.name] = (version, after)
+        self._tell(_change_ref(change), reason, error.message, warning=True)
+
+    def _events(self, change: Change, before: State, after: State, observation: Observation) -> None:
+        """One Event for each transition, and one for each new reason to wait."""
+        moved = len(after.history) > len(before.history) or after.history[-1:] != before.history[-1:]
+        if not moved and (before.reason == after.reason or after.reason in ("Judged", "Baking", "Settling")):
+            return
+        going_back = after.phase in (Phase.ROLLING_BACK, Phase.ROLLED_BACK)
+        warning = going_back or after.reason in WARNINGS or check_id(change.change_id) is not None
+        message = f"{change.change_id}: {after.message}"
+        self._tell(_change_ref(change), after.reason, message, warning=warning)
+        for name in sorted(observation.targets):
+            if d := observation.targets[name].deployment:
+                self._tell(_deployment_ref(d), after.reason, message, warning=warning)
+
+    def _tell(self, subject: dict[str, Any], reason: str, message: str, *, warning: bool) -> None:
+        """In the background: an Event that cannot be written holds nothing up."""
+        task = asyncio.create_task(self._event(subject, reason, message, warning=warning))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _event(self, subject: dict[str, Any], reason: str, message: str, *, warning: bool) -> None:
+        try:
+            await self._writes.event(subject, reason, message, warning=warning)
+        except Exception as error:
+            log.warning("event_not_written", reason=reason, error=str(error))
+
+
+WARNINGS = frozenset(
+    (
+        "AdmissionMissing",
+        "AnotherChangeActive",
+        "ChangeClosed",
+        "ChangeRunning",
+        "DuplicateChangeID",
+        "InvalidAnnotation",
+        "InvalidChangeID",
+        "InvalidPolicy",
+        "NoData",
+        "NoReferenceGrant",
+        "NotHeld",
+        "OverLimit",
+        "OwnedByAnotherController",
+        "PermissionDenied",
+        "PolicyNotFound",
+        "PrometheusUnreachable",
+        "RejectedRevision",
+        "RouteLost",
+        "ServiceWithoutPods",
+        "TwoActiveReplicaSets",
+        "UnknownType",
+    )
+)
+
+
+def _says(change: Change, record: Record) -> bool:
+    """Whether the ChangeRequest has all that the record asks for."""
+    spec = change.spec or {}
+    wanted = {key: value for key, value in record.spec.items() if key != "deployments"}
+    there = set(record.spec["deployments"]) <= set(spec.get("deployments") or [])
+    return (
+        there
+        and all(spec.get(key) == value for key, value in wanted.items())
+        and ("problem" in wanted or not spec.get("problem"))
+    )
+
+
+def _at(change: Change, version: str) -> Change:
+    return replace(change, resource_version=version)
+
+
+def _with_reason(state: State, reason: str, message: str) -> State:
+    return replace(state, reason=reason, message=message[:400])
+
+
+def _change_ref(change: Change) -> dict[str, Any]:
+    return {
+        "apiVersion": "serin.dev/v1alpha1",
+        "kind": "ChangeRequest",
+        "namespace": change.namespace,
+        "name": change.name,
+        "uid": change.uid,
+    }
+
+
+def _deployment_ref(d: Deployment) -> dict[str, Any]:
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "namespace": d.namespace, "name": d.name, "uid": d.uid}
