@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -85,7 +86,7 @@ class Running:
 @app.command()
 def build() -> None:
     """Build what is not there yet (10 to 15 minutes the first time) into the cache."""
-    _build()
+    builds.build(_report())
     typer.echo(f"everything is there; the cache is {builds.cache_directory()}")
 
 
@@ -101,7 +102,7 @@ def up(
     """Bring a cluster up, and down again on Ctrl-C."""
     wanted = frozenset(filter(None, components.split(","))) | ({"kwok"} if kwok else frozenset())
     options = Options(components=wanted, scrape_interval=timedelta(seconds=scrape_interval))
-    _build()
+    options.build(_report())
     if keep:
         _show(_up_behind())
         return
@@ -126,11 +127,9 @@ def down(
         process = os.pidfd_open(running.pid)
         if running.alive:  # asked after the process was pinned: its number cannot have become another's
             signal.pidfd_send_signal(process, signal.SIGTERM)
-        deadline = time.monotonic() + _ENDING.total_seconds()
-        while running.alive:
-            if time.monotonic() > deadline:
+            ended, _, _ = select.select([process], [], [], _ENDING.total_seconds())
+            if not ended:
                 raise BedError(f"{running.name} (pid {running.pid}) has not ended")
-            time.sleep(0.1)
         os.close(process)
         typer.echo(f"{running.name} is down")
 
@@ -166,7 +165,8 @@ def execute(
     os.execvpe(entry[0], [*entry, "--", *command], environment)
 
 
-def _build() -> None:
+def _report() -> builds.Report:
+    """Progress on standard error: a line that counts on a terminal, else one line at the start and one at the end."""
     terminal = sys.stderr.isatty()
 
     def report(what: str, elapsed: timedelta, done: bool) -> None:
@@ -178,7 +178,7 @@ def _build() -> None:
         elif seconds == 0:
             typer.echo(f"{what}: building …", err=True)
 
-    builds.build(report)
+    return report
 
 
 def _up_behind() -> Running:

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -159,7 +158,9 @@ def build(report: Report, modules: Iterable[Module] = MODULES) -> None:
 def _build(module: Module, report: Report) -> None:
     if shutil.which("go") is None:
         raise BedError(_GO_MISSING.format(cache=cache_directory()))
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{module.name}-", dir=cache_directory()))
+    unfinished = cache_directory() / f".{module.name}.unfinished"  # one at a time: the caller holds the module's lock
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
     try:
         for tool, package in module.packages.items():
             flags = f"-s -w {module.ldflags.format(version=module.version)}".strip()
@@ -167,7 +168,6 @@ def _build(module: Module, report: Report) -> None:
             _go(module, "build", *options, package, progress=partial(report, f"{tool} {module.version}"))
         for name, (upstream, path) in module.data.items():
             _copy(Path(_go(module, "list", "-m", "-f", "{{.Dir}}", upstream)) / path, unfinished / name)
-        unfinished.chmod(0o755)
         unfinished.rename(module.directory)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
