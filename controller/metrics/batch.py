@@ -108,7 +108,9 @@ class Batch:
             if owners is None:
                 return [unexpected(series.labels, "that was not asked for")] * len(self._subjects)
             for i, arm in owners:
-                shares[i][arm].append(series.later(_milliseconds(self._since[i] - LEAD)))
+                # Cut to what this subject alone would have asked for: others must not change what is said of it.
+                if (part := series.later(_milliseconds(self._since[i] - LEAD))).points:
+                    shares[i][arm].append(part)
         return shares
 
     def _read(

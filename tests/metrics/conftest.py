@@ -1,0 +1,119 @@
+"""Real parts for the metrics tests: an exporter that says what a test wants, and a Prometheus that scrapes it."""
+
+import http.server
+import json
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from testbed import build
+
+
+class Exporter:
+    """Answers every GET with `text`, which a test changes as it likes."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        exporter = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = exporter.text.encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "text/plain; version=0.0.4")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> "Exporter":
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class Server:
+    """A running Prometheus at `url`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def query(self, query: str) -> list[Any]:
+        with urllib.request.urlopen(f"{self.url}/api/v1/query?query={quote(query)}", timeout=5) as response:
+            result: list[Any] = json.load(response)["data"]["result"]
+            return result
+
+    def wait_for(self, query: str, seconds: float = 20) -> None:
+        """Until `query` has an answer."""
+        until(lambda: bool(self.query(query)), seconds, query)
+
+
+def until(holds: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if holds():
+                return
+        except OSError:
+            pass
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
+
+
+@contextmanager
+def running_prometheus(directory: Path, scrapes: list[Mapping[str, Any]], rules: Mapping[str, Any]) -> Iterator[Server]:
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "scrape_configs": scrapes,
+        "rule_files": ["rules.json"],
+    }
+    (directory / "prometheus.json").write_text(json.dumps(config))
+    (directory / "rules.json").write_text(json.dumps(rules))
+    address = f"127.0.0.1:{free_port()}"
+    with (directory / "prometheus.log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                build.find("prometheus"),
+                f"--config.file={directory / 'prometheus.json'}",
+                f"--storage.tsdb.path={directory / 'data'}",
+                f"--web.listen-address={address}",
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        server = Server(f"http://{address}")
+        until(lambda: bool(server.query("vector(1)")), 20, "Prometheus is up")
+        yield server
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def exporter() -> Iterator[Exporter]:
+    with Exporter() as running:
+        yield running
