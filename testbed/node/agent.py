@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from testbed.node import spec
-from testbed.node.api import Api, ApiError, Json
+from testbed.node.api import STRATEGIC, Api, ApiError, Json
 from testbed.node.container import Setting
 from testbed.node.pod import Pod
 from testbed.node.process import bound_log
@@ -74,11 +74,7 @@ class Agent:
             "metadata": {"name": name, "labels": self._labels},
             "spec": {"podCIDR": str(self._settings.pod_cidr)},
         }
-        try:
-            await self._api.call("POST", "/api/v1/nodes", node)
-        except ApiError as error:
-            if error.status != 409:
-                raise
+        await self._api.insist("POST", "/api/v1/nodes", node)
         capacity = {"cpu": "1000", "memory": "4Ti", "pods": str(self._settings.pod_cidr.num_addresses)}
         status = {
             "capacity": capacity,
@@ -110,9 +106,7 @@ class Agent:
                 "architecture": os.uname().machine,
             },
         }
-        await self._api.call(
-            "PATCH", f"/api/v1/nodes/{name}/status", {"status": status}, content_type="strategic-merge-patch+json"
-        )
+        await self._api.call("PATCH", f"/api/v1/nodes/{name}/status", {"status": status}, content_type=STRATEGIC)
 
     async def _schedule(self, group: asyncio.TaskGroup) -> None:
         """Take every pod that no node has, unless another scheduler or another node is asked for."""
@@ -132,10 +126,9 @@ class Agent:
         }
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/binding"
         try:
-            await self._api.call("POST", path, binding)
-        except ApiError as error:
-            if error.status not in (404, 409):  # gone, or bound by another
-                log.warning("%s not bound: %s", path, error)
+            await self._api.insist("POST", path, binding)
+        except ApiError:
+            log.exception("%s not bound", path)
 
     async def _follow_pods(self, group: asyncio.TaskGroup) -> None:
         async for kind, pods in self._api.follow("/api/v1/pods", f"spec.nodeName={self._settings.node_name}"):

@@ -18,8 +18,10 @@ import yaml
 Json = dict[str, Any]
 log = logging.getLogger(__name__)
 
+STRATEGIC = "strategic-merge-patch+json"
+RETRY_AFTER = timedelta(milliseconds=500)
 RELIST_AFTER = timedelta(milliseconds=200)
-RELIST_AFTER_MAX = timedelta(seconds=5)
+RELIST_AFTER_MAX = timedelta(seconds=1)
 
 
 class ApiError(Exception):
@@ -49,7 +51,7 @@ class Api:
             yield cls(session, cluster["server"])
 
     async def call(self, method: str, path: str, body: Json | None = None, *, content_type: str = "json") -> Json:
-        """One request; `content_type` is a patch type such as `strategic-merge-patch+json`.
+        """One request; `content_type` is `json` or a patch type such as STRATEGIC.
 
         Raises ApiError when it is refused, aiohttp.ClientError or TimeoutError when there is no answer.
         """
@@ -65,6 +67,23 @@ class Api:
                 raise ApiError(response.status, text)
             answer: Json = json.loads(text)
             return answer
+
+    async def insist(self, method: str, path: str, body: Json, *, content_type: str = "json") -> bool:
+        """Call until it is answered: the server may be down for a while. False when the object is gone or is another
+        one by now. Raises ApiError when it is refused for good."""
+        while True:
+            try:
+                await self.call(method, path, body, content_type=content_type)
+                return True
+            except ApiError as error:
+                if error.status in (404, 409):
+                    return False
+                if error.status not in (429, 500, 502, 503, 504):
+                    raise
+                log.warning("%s %s: %s", method, path, error)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                log.warning("%s %s: %s", method, path, error)
+            await asyncio.sleep(RETRY_AFTER.total_seconds())
 
     async def follow(self, path: str, selector: str) -> AsyncIterator[tuple[str, list[Json]]]:
         """The objects at `path` that match the field selector, for ever: first `("SYNC", all of them)`, then

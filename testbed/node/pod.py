@@ -1,19 +1,12 @@
 """One pod's life: its containers run until they rest or the pod is deleted; every change is reported."""
 
 import asyncio
-import logging
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-import aiohttp
-
-from testbed.node.api import Api, ApiError, Json
+from testbed.node.api import STRATEGIC, Api, Json
 from testbed.node.container import Container, Setting
 from testbed.node.status import Reported, pod_status
-
-log = logging.getLogger(__name__)
-
-RETRY_AFTER = timedelta(milliseconds=500)
 
 
 class Pod:
@@ -83,7 +76,7 @@ class Pod:
                 container.kill()
         await self._patch_status(ended=True)
         uid = self.manifest["metadata"]["uid"]
-        await self._insist("DELETE", self._path, {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}})
+        await self._api.insist("DELETE", self._path, {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}})
 
     async def _work(self) -> None:
         for container in self._init:
@@ -108,22 +101,5 @@ class Pod:
             return
         # The uid makes sure that a pod of the same name that came after this one is left alone.
         body = {"metadata": {"uid": self.manifest["metadata"]["uid"]}, "status": status}
-        if await self._insist("PATCH", f"{self._path}/status", body):
+        if await self._api.insist("PATCH", f"{self._path}/status", body, content_type=STRATEGIC):
             self.status = status
-
-    async def _insist(self, method: str, path: str, body: Json) -> bool:
-        """Call until it is answered; False when the pod is no more. Raises ApiError when it is refused for good."""
-        content_type = "strategic-merge-patch+json" if method == "PATCH" else "json"
-        while True:
-            try:
-                await self._api.call(method, path, body, content_type=content_type)
-                return True
-            except ApiError as error:
-                if error.status in (404, 409):
-                    return False
-                if error.status not in (429, 500, 502, 503, 504):
-                    raise
-                log.warning("%s %s: %s", method, path, error)
-            except (aiohttp.ClientError, TimeoutError) as error:
-                log.warning("%s %s: %s", method, path, error)
-            await asyncio.sleep(RETRY_AFTER.total_seconds())

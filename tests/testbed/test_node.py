@@ -437,6 +437,24 @@ class TestWorkloads:
         assert cluster.log("telling") == f"telling {NAMESPACE} {done['status']['podIP']} $(UNKNOWN)\n"
 
 
+def test_pods_outlive_an_absence_of_the_api_server(cluster: Cluster) -> None:
+    cluster.create(pod("survivor", shop()), pod("wavers", shop()))
+    before = main_status(cluster.wait("survivor", is_ready))
+    wavering = cluster.wait("wavers", is_ready)
+    api_server = cluster.bed.process("kube-apiserver")
+    api_server.stop()
+    ask(wavering, "/fault?never_ready=true", "POST")
+    time.sleep(4)  # the probe fails three times while nobody can be told
+    api_server.start()
+    readyz = ("get", "--raw", "/readyz")
+    api_server.wait_until("/readyz", lambda: cluster.bed.kubectl(*readyz, check=False) == "ok", timedelta(seconds=30))
+    cluster.wait("wavers", lambda pod: not is_ready(pod))
+    cluster.create(pod("newcomer", shop()))
+    cluster.wait("newcomer", is_ready)
+    assert main_status(cluster.pod("survivor")) == before
+    cluster.bed.kubectl("delete", "pod", "survivor", "-n", NAMESPACE, "--timeout=10s")
+
+
 def test_pods_die_with_a_node_that_is_killed(cluster: Cluster, tmp_path: Path) -> None:
     doomed = "node-doomed"
     network = ".".join(cluster.bed.pod_cidr.split(".")[:2])
