@@ -61,10 +61,13 @@ class WorkQueue(Generic[K]):
             handle.cancel()
         self._waiting[key] = (loop.call_at(at, self.add, key), urgent)
 
-    def retry(self, key: K, *, urgent: bool = False) -> timedelta:
-        """Add `key` again after its back-off, which doubles with every retry until `forget`; returns the wait."""
+    def retry(self, key: K, *, urgent: bool = False, at_least: timedelta = timedelta(0)) -> timedelta:
+        """Add `key` again after its back-off, which doubles with every retry until `forget`; returns the wait.
+
+        `at_least`: what the server asked for (`TransientError.retry_after`).
+        """
         self._failures[key] = self._failures.get(key, 0) + 1
-        delay = back_off(self._failures[key], self._first, self._most)
+        delay = max(at_least, back_off(self._failures[key], self._first, self._most))
         self.add_after(key, delay, urgent=urgent)
         return delay
 

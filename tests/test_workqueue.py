@@ -128,6 +128,14 @@ async def test_back_off_doubles_is_bounded_and_is_forgotten() -> None:
     assert queue.retry("a").total_seconds() <= 1
 
 
+async def test_a_retry_waits_as_long_as_the_server_asked() -> None:
+    queue, diary = WorkQueue[str](), Diary()
+    assert queue.retry("a", at_least=timedelta(seconds=7)) == timedelta(seconds=7)
+    async with working(queue, diary.work):
+        await asyncio.sleep(20)
+    assert diary.entries == [(7, "a")]
+
+
 async def test_work_that_raises_is_tried_again_and_stops_no_other() -> None:
     queue, runs = WorkQueue[str](first=timedelta(seconds=1)), Counter[str]()
 
