@@ -205,8 +205,10 @@ def _up_behind() -> Running:
 def _show(running: Running) -> None:
     typer.echo(f"{running.name} is up: {', '.join(('control plane', *running.components))}")
     typer.echo(f"  kubeconfig   {running.kubeconfig}   (users: *.kubeconfig beside it; logs too)")
-    typer.echo(f"  gateway      {running.gateway_url}")
-    typer.echo(f"  Prometheus   {running.prometheus_url}")
+    if "gateway" in running.components:
+        typer.echo(f"  gateway      {running.gateway_url}")
+    if "prometheus" in running.components:
+        typer.echo(f"  Prometheus   {running.prometheus_url}")
     typer.echo("These addresses exist in its network namespace only. To run something there:")
     typer.echo(f"  serin-testbed exec --name {running.name} -- kubectl get pods -A")
     typer.echo(f"  serin-testbed exec --name {running.name} -- bash")

@@ -41,7 +41,8 @@ USERS: Mapping[str, Sequence[str]] = {"alice": (), "bob": (), "carol": (), "mall
 # Waits for the end of its input, which is the end of the bed; processes may still be writing while they die.
 _JANITOR = 'cat; for _ in 1 2 3 4 5 6 7 8 9; do rm -rf "$0" 2>/dev/null && exit; sleep 0.2; done'
 
-_MODULES = {"node": "shop", "gateway": "contour", "prometheus": "prometheus", "kwok": "kwok"}
+_CONTROL_PLANE_TOOLS = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
+_TOOLS = {"node": "shop", "gateway": "contour", "prometheus": "prometheus", "kwok": "kwok"}
 
 _slots_in_use: set[int] = set()
 
@@ -65,8 +66,7 @@ class Options:
 
     def build(self, report: build.Report) -> None:
         """Build what this bed needs and is not there yet; in a namespace already, nothing could be downloaded."""
-        wanted = {"kubernetes", "etcd", *(_MODULES[component] for component in self.components)}
-        build.build(report, (module for module in build.MODULES if module.name in wanted))
+        build.build(report, {*_CONTROL_PLANE_TOOLS, *(_TOOLS[component] for component in self.components)})
 
 
 class Bed:

