@@ -1,0 +1,466 @@
+"""Every way around the hold that is closed, as data: where it starts, what the attacker does, which rule answers.
+
+`test_refusals` runs each as a user and as a cluster admin and sees it refused; `test_controls` takes the rule away and
+sees the same attack succeed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.admission.cluster import (
+    BY,
+    DEPLOYMENT_CONTROLLER,
+    HELD,
+    ID,
+    LABEL,
+    RECREATE,
+    RUN,
+    Answer,
+    Object,
+    Scene,
+    annotate,
+    change_request,
+    deployment,
+    label,
+    new_image,
+    template,
+)
+
+Act = Callable[[Scene], Answer]
+PEOPLE = ("alice", "admin")
+
+
+@dataclass(frozen=True)
+class Attack:
+    name: str
+    says: str
+    """Words of the message of the rule that refuses it; they name the rule."""
+    start: Callable[[Scene], Scene]
+    act: Act
+    by: tuple[str, ...] = PEOPLE
+    behind: tuple[str, ...] = ()
+    """Rules that would refuse it too if the first one were not there."""
+    names: str = ID
+    """The change that the message names."""
+
+
+def patch(
+    body: Object, resource: str = "deployments", name: str = "shop", how: str = "merge-patch", sub: str = ""
+) -> Act:
+    return lambda scene: scene.attacker.patch(resource, name, body, how, sub)
+
+
+def strategic(body: Object, resource: str = "deployments", name: str = "shop") -> Act:
+    return patch(body, resource, name, "strategic-merge-patch")
+
+
+def replica_set(body: Object, sub: str = "") -> Act:
+    return lambda scene: scene.attacker.patch(
+        "replicasets", scene.replica_set(), body, "merge-patch" if sub else "strategic-merge-patch", sub
+    )
+
+
+def replace_without_marks(scene: Scene) -> Answer:
+    """`kubectl replace` of the manifest that is held: no annotations, not paused."""
+    return scene.attacker.put("deployments", "shop", deployment(image="shop:2", labels={LABEL: ID}))
+
+
+def pod_image(scene: Scene) -> Answer:
+    return strategic(new_image()["spec"]["template"], "pods", scene.pod())(scene)
+
+
+def pod_init_image(scene: Scene) -> Answer:
+    spec = {"spec": {"initContainers": [{"name": "setup", "image": "setup:2"}]}}
+    return strategic(spec, "pods", scene.pod())(scene)
+
+
+def owned_replica_set(scene: Scene) -> Object:
+    uid = scene.live()["metadata"]["uid"]
+    owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "shop", "uid": uid, "controller": True}
+    return {
+        "metadata": {"generateName": "mine-", "labels": {"app": "shop"}, "ownerReferences": [owner]},
+        "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "shop"}}, "template": template("shop:9")},
+    }
+
+
+def give_to_deployment(scene: Scene) -> Answer:
+    """A ReplicaSet of one's own, which selects nothing of the Deployment's, is handed to it afterwards."""
+    mine = owned_replica_set(scene)
+    owners = mine["metadata"].pop("ownerReferences")
+    mine["metadata"]["labels"] = {"app": "mine"}
+    mine["spec"] |= {"selector": {"matchLabels": {"app": "mine"}}, "template": template("mine:1", {"app": "mine"})}
+    made = scene.attacker.create("replicasets", mine)
+    assert made.ok, made
+    return scene.attacker.patch("replicasets", made.body["metadata"]["name"], {"metadata": {"ownerReferences": owners}})
+
+
+def idle_replica_set_of_held_template(scene: Scene) -> Scene:
+    """shop:1 ran, shop:2 ran after it, all is scaled to 0, shop:1 is asked for again: held, its ReplicaSet there."""
+    scene.unlabelled()
+    scene.replica_set()
+    for body in (new_image(), {"spec": {"replicas": 0}}, label(ID), new_image("shop:1")):
+        assert scene.bob.patch("deployments", "shop", body, "strategic-merge-patch").ok
+    assert scene.annotations()[HELD] == "true"
+    scene.settle()
+    return scene
+
+
+def forbidden_delete(resource: str) -> Act:
+    return lambda scene: scene.attacker.delete(resource, "shop-canary")
+
+
+def service(labels: dict[str, str]) -> Object:
+    return {
+        "metadata": {"name": "mine", "labels": labels},
+        "spec": {"selector": {"app": "mine"}, "ports": [{"port": 80}]},
+    }
+
+
+def label_own_service(scene: Scene) -> Answer:
+    assert scene.attacker.create("services", service({})).ok
+    return scene.attacker.patch("services", "mine", {"metadata": {"labels": {RUN: ID}}})
+
+
+def enforced_with_old(scene: Scene) -> Scene:
+    return scene.unlabelled().enforce()
+
+
+PAUSE = {"spec": {"paused": True}}
+UN_PAUSE = {"spec": {"paused": False}}
+FORGED_AND_LABELLED = {"metadata": {"labels": {LABEL: ID}, "annotations": {HELD: "promoting"}}}
+FORGED_NAME_AND_LABELLED = {"metadata": {"labels": {LABEL: ID}, "annotations": {BY: "bob"}}}
+EMERGENCY_NEW = {**new_image(), **annotate(type="emergency")}
+UNLABEL_WITH_TEMPLATE = {**new_image("shop:3"), **label(None)}
+NOT_HELD = "it was not held"
+AMENDMENT = "does not name its author"
+LOCKED = "an edit of spec.paused, spec.strategy"
+
+GUARD = [
+    Attack(
+        "new template while promoting",
+        "a new pod template was refused",
+        Scene.locked,
+        strategic(new_image("shop:3")),
+        behind=(NOT_HELD,),
+    ),
+    Attack(
+        "new template while restoring",
+        "a new pod template was refused",
+        lambda s: s.locked("restoring"),
+        strategic(new_image("shop:3")),
+        behind=(NOT_HELD,),
+    ),
+    Attack("pause while promoting", LOCKED, Scene.locked, patch(PAUSE)),
+    Attack("pause while restoring", LOCKED, lambda s: s.locked("restoring"), patch(PAUSE)),
+    Attack("strategy while promoting", LOCKED, Scene.locked, patch(RECREATE)),
+    Attack("change ID while promoting", LOCKED, Scene.locked, patch(label("CHG-20261123-002"))),
+    Attack("type while promoting", LOCKED, Scene.locked, patch(annotate(type="standard"))),
+    Attack("label removal without the verb", "removing the label", Scene.running, patch(label(None)), by=("alice",)),
+    Attack(
+        "label removal while held",
+        "removing the label",
+        Scene.held,
+        patch(label(None)),
+        behind=(AMENDMENT, "an edit of the annotation serin.dev/held"),
+    ),
+    Attack(
+        "label removal with a template",
+        "removing the label",
+        Scene.running,
+        strategic(UNLABEL_WITH_TEMPLATE),
+        behind=(NOT_HELD,),
+    ),
+    Attack("un-pause", "un-pausing was refused", Scene.held, patch(UN_PAUSE)),
+    Attack(
+        "un-pause by JSON patch",
+        "un-pausing was refused",
+        Scene.held,
+        lambda s: s.attacker.patch("deployments", "shop", [{"op": "remove", "path": "/spec/paused"}], "json-patch"),
+    ),
+    Attack("un-pause by its requester", "un-pausing was refused", Scene.held, patch(UN_PAUSE), by=("bob",)),
+    Attack(
+        "un-pause and un-hold",
+        "un-pausing was refused",
+        Scene.held,
+        patch({**UN_PAUSE, **annotate(held=None)}),
+        behind=("an edit of the annotation serin.dev/held",),
+    ),
+    Attack(
+        "replace without the marks",
+        "un-pausing was refused",
+        Scene.held,
+        replace_without_marks,
+        behind=("an edit of the annotation serin.dev/held", "an edit of the annotation serin.dev/requested-by"),
+    ),
+    Attack("held removed", "an edit of the annotation serin.dev/held", Scene.held, patch(annotate(held=None))),
+    Attack(
+        "held removed through the status",
+        "an edit of the annotation serin.dev/held",
+        Scene.held,
+        patch(annotate(held=None), sub="status"),
+    ),
+    Attack(
+        "held forged as promoting",
+        "an edit of the annotation serin.dev/held",
+        Scene.held,
+        patch(annotate(held="promoting")),
+    ),
+    Attack(
+        "held forged between changes",
+        "an edit of the annotation serin.dev/held",
+        Scene.running,
+        patch(annotate(held="true")),
+    ),
+    Attack(
+        "held forged with the label",
+        "an edit of the annotation serin.dev/held",
+        Scene.unlabelled,
+        patch(FORGED_AND_LABELLED),
+    ),
+    Attack(
+        "held forged before the label",
+        "an edit of the annotation serin.dev/held",
+        lambda s: s.unlabelled(annotations={HELD: "promoting"}),
+        patch(label(ID)),
+    ),
+    Attack(
+        "requested-by edited",
+        "an edit of the annotation serin.dev/requested-by",
+        Scene.held,
+        patch(annotate(by="alice")),
+    ),
+    Attack(
+        "requested-by removed", "an edit of the annotation serin.dev/requested-by", Scene.held, patch(annotate(by=None))
+    ),
+    Attack(
+        "requested-by removed through the status",
+        "an edit of the annotation serin.dev/requested-by",
+        Scene.held,
+        patch(annotate(by=None), sub="status"),
+    ),
+    Attack(
+        "requested-by forged with the label",
+        "an edit of the annotation serin.dev/requested-by",
+        Scene.unlabelled,
+        patch(FORGED_NAME_AND_LABELLED),
+    ),
+    Attack(
+        "rollback by the deployment controller", "rollback.to was refused", Scene.running, patch(annotate(rollback="1"))
+    ),
+    Attack(
+        "emergency declared with a template",
+        "takes the verb declare",
+        Scene.running,
+        strategic(EMERGENCY_NEW),
+        by=("alice",),
+    ),
+    Attack(
+        "emergency declared while held",
+        "takes the verb declare",
+        Scene.held,
+        patch(annotate(type="Emergency")),
+        by=("alice",),
+    ),
+    Attack(
+        "emergency declared at creation",
+        "takes the verb declare",
+        lambda s: s,
+        lambda s: s.attacker.create(
+            "deployments", deployment(labels={LABEL: ID}, annotations={"serin.dev/type": "emergency"})
+        ),
+        by=("alice",),
+    ),
+]
+CHILDREN = [
+    Attack(
+        "template of a ReplicaSet",
+        "a template edit of ReplicaSet",
+        Scene.held,
+        replica_set(new_image()),
+        behind=("scaling or re-owning",),
+    ),
+    Attack("scale of a ReplicaSet", "scaling or re-owning", Scene.held, replica_set({"spec": {"replicas": 3}})),
+    Attack(
+        "scale of a ReplicaSet by its subresource",
+        "scaling or re-owning",
+        Scene.held,
+        replica_set({"spec": {"replicas": 3}}, "scale"),
+    ),
+    Attack(
+        "ReplicaSet taken from its Deployment",
+        "scaling or re-owning",
+        Scene.held,
+        replica_set({"metadata": {"ownerReferences": [{"$patch": "replace"}]}}),
+    ),
+    Attack("ReplicaSet given to a Deployment", "scaling or re-owning", Scene.held, give_to_deployment),
+    Attack(
+        "ReplicaSet made for a Deployment",
+        "only the deployment controller makes",
+        Scene.held,
+        lambda s: s.attacker.create("replicasets", owned_replica_set(s)),
+    ),
+    Attack("image of a pod", "an image edit of pod", Scene.held, pod_image, behind=("scaling or re-owning",)),
+    Attack("init image of a pod", "an image edit of pod", Scene.held, pod_init_image, behind=("scaling or re-owning",)),
+    Attack(
+        "held template started from zero",
+        "starting ReplicaSet",
+        idle_replica_set_of_held_template,
+        replica_set({"spec": {"replicas": 1}}),
+        by=(DEPLOYMENT_CONTROLLER,),
+    ),
+]
+ENFORCE = [
+    Attack(
+        "unlabelled creation",
+        "every pod template needs the label",
+        Scene.enforce,
+        lambda s: s.attacker.create("deployments", deployment()),
+        names="serin.dev/change",
+    ),
+    Attack(
+        "template of what was there before",
+        "every pod template needs the label",
+        enforced_with_old,
+        strategic(new_image()),
+        names="serin.dev/change",
+    ),
+    Attack(
+        "delete while held",
+        "deleting Deployment",
+        lambda s: s.held().enforce(),
+        lambda s: s.attacker.delete("deployments", "shop"),
+        by=("alice",),
+    ),
+    Attack(
+        "delete while promoting",
+        "deleting Deployment",
+        lambda s: s.locked().enforce(),
+        lambda s: s.attacker.delete("deployments", "shop"),
+        by=("alice",),
+    ),
+]
+CLAIMED = "the label serin.dev/run belongs to the controller"
+WRITTEN = "is written by the controller only"
+CANARIES = ("deployments", "services", "networkpolicies", "poddisruptionbudgets")
+OWN = [
+    Attack(
+        "a Deployment called a canary",
+        CLAIMED,
+        lambda s: s,
+        lambda s: s.attacker.create("deployments", deployment(labels={RUN: ID})),
+        behind=(WRITTEN,),
+    ),
+    Attack(
+        "a Service called a canary's",
+        CLAIMED,
+        lambda s: s,
+        lambda s: s.attacker.create("services", service({RUN: ID})),
+        behind=(WRITTEN,),
+    ),
+    Attack("a Service that becomes a canary's", CLAIMED, lambda s: s, label_own_service, behind=(WRITTEN,)),
+    *(Attack(f"delete of the canary's {each}", WRITTEN, Scene.canary, forbidden_delete(each)) for each in CANARIES),
+    *(
+        Attack(
+            f"label of the canary's {each} removed",
+            WRITTEN,
+            Scene.canary,
+            patch({"metadata": {"labels": {RUN: None}}}, each, "shop-canary"),
+        )
+        for each in CANARIES
+    ),
+    Attack("template of the canary", WRITTEN, Scene.canary, strategic(new_image("shop:3"), name="shop-canary")),
+    Attack("replicas of the canary", WRITTEN, Scene.canary, patch({"spec": {"replicas": 0}}, name="shop-canary")),
+    Attack(
+        "annotations of the canary through the status",
+        WRITTEN,
+        Scene.canary,
+        patch(annotate(note="x"), name="shop-canary", sub="status"),
+    ),
+    Attack(
+        "owner of the canary",
+        WRITTEN,
+        Scene.canary,
+        patch(
+            {"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"}]}},
+            name="shop-canary",
+        ),
+    ),
+    Attack(
+        "selector of the canary's Service",
+        WRITTEN,
+        Scene.canary,
+        patch({"spec": {"selector": {"app": "mine"}}}, "services", "shop-canary"),
+    ),
+    Attack(
+        "label of the Service removed through the status",
+        WRITTEN,
+        Scene.canary,
+        patch({"metadata": {"labels": {RUN: None}}}, "services", "shop-canary", sub="status"),
+    ),
+]
+OWN_SCALE = [
+    Attack(
+        "scale of the canary",
+        "the controller sizes it",
+        Scene.canary,
+        patch({"spec": {"replicas": 0}}, name="shop-canary", sub="scale"),
+    ),
+]
+CHG = "chg-20261123-001"
+REQUESTS = [
+    Attack(
+        "status",
+        "a write to the status",
+        Scene.request,
+        patch({"status": {"phase": "Completed"}}, "changerequests", CHG, sub="status"),
+        names=CHG,
+    ),
+    Attack(
+        "requester renamed",
+        "spec.requestedBy",
+        Scene.request,
+        patch({"spec": {"requestedBy": "alice"}}, "changerequests", CHG),
+        names=CHG,
+        behind=("only its requester may amend it",),
+    ),
+    Attack(
+        "requester renamed by the requester",
+        "spec.requestedBy",
+        Scene.request,
+        patch({"spec": {"requestedBy": "alice"}}, "changerequests", CHG),
+        by=("bob",),
+        names=CHG,
+    ),
+    Attack(
+        "request amended by another",
+        "only its requester may amend it",
+        Scene.request,
+        patch({"spec": {"type": "standard"}}, "changerequests", CHG),
+        names=CHG,
+    ),
+    Attack(
+        "finalizer removed",
+        "an edit of the finalizers",
+        Scene.request,
+        patch({"metadata": {"finalizers": None}}, "changerequests", CHG),
+        by=("alice", "bob", "admin"),
+        names=CHG,
+    ),
+    Attack(
+        "finalizer planted",
+        "an edit of the finalizers",
+        lambda s: s,
+        lambda s: s.attacker.create(
+            "changerequests", {**change_request(), "metadata": {"name": CHG, "finalizers": ["serin.dev/route"]}}
+        ),
+        names=CHG,
+    ),
+]
+ATTACKS = {
+    "serin-guard": GUARD,
+    "serin-children": CHILDREN,
+    "serin-enforce": ENFORCE,
+    "serin-own": OWN,
+    "serin-own-scale": OWN_SCALE,
+    "serin-requests": REQUESTS,
+}
