@@ -47,7 +47,8 @@ ENVOY = Preset(
 
 At zero traffic only the heartbeat exists; the series of a code begins with its first request. Envoy's own answers count
 by code too: 503 for no endpoint and for a refused connection (the heartbeat stays 0 then), 504 for a time-out. Clients
-that hang up are not in the counter. The histogram leaves 5xx out: a request that timed out is an error, not a slow one.
+that hang up are not in the counter. The histogram leaves Envoy's own answers out: a time-out is an error, not a slow
+request. It is brought up to date every 5 s.
 """
 
 PODS = Preset(

@@ -6,14 +6,15 @@ its session is ours.
 
 import asyncio
 import io
+import itertools
 import json
+import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 from prometheus_api_client import PrometheusConnect
@@ -38,8 +39,7 @@ class Prometheus:
     """A server with the Prometheus query API at `url`. No question takes longer than `timeout`, tries included."""
 
     def __init__(self, url: str, *, timeout: timedelta) -> None:
-        address = urlsplit(url)
-        self._at = f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}"
+        self._at = re.sub(r"//[^/]*@", "//", url)  # without a password
         self._timeout = timeout.total_seconds()
         self._session = _Session(self._timeout / _TRIES)
         self._client = PrometheusConnect(
@@ -61,10 +61,9 @@ class Prometheus:
         )
         found = dict(zip(label_sets, alerts, strict=True))
         changes: dict[tuple[str, str], _Findings] = defaultdict(_Findings)
-        for subject, reading in (pair for part in readings for pair in part):
-            changes[subject.namespace, subject.change].add(
-                subject, reading, found[_key(subject.policy.incidents.labels)]
-            )
+        for subject, reading in itertools.chain.from_iterable(readings):
+            change = changes[subject.namespace, subject.change]
+            change.add(subject, reading, found[_key(subject.policy.incidents.labels)])
         return {change: findings.measurements(now) for change, findings in changes.items()}
 
     async def ping(self) -> str:
@@ -116,7 +115,7 @@ class Prometheus:
     def _ask(self, query: str) -> Sequence[Series]:
         try:
             return parse(self._client.custom_query(query))
-        except (KeyError, TypeError) as error:  # JSON, but not Prometheus'
+        except (requests.JSONDecodeError, KeyError, TypeError) as error:  # not JSON, or not Prometheus'
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
     def _problem(self, error: Exception) -> Problem | None:
@@ -127,7 +126,10 @@ class Prometheus:
                     "PartialData", f"{self._at} answered with a part of the data only ({error}): mend what it warns of"
                 )
             case _RefusedError(status=400 | 422):
-                return Problem("InvalidQuery", f"{self._at} refuses the query ({error}): mend the ChangePolicy")
+                return Problem(
+                    "InvalidQuery",
+                    f"{self._at} refuses the query ({error}): mend the ChangePolicy, or raise its limits",
+                )
             case _RefusedError(status=status) if status == 429 or status >= 500:
                 return Problem("PrometheusError", f"{self._at} fails ({error}): look at its log and its load")
             case _RefusedError() | ValueError() if not isinstance(error, requests.RequestException):
