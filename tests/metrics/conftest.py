@@ -1,13 +1,12 @@
 """Real parts for the metrics tests: an exporter that says what a test wants, and a Prometheus that scrapes it."""
 
+import asyncio
 import http.server
 import json
-import socket
 import subprocess
 import threading
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,29 @@ from urllib.parse import quote
 
 import pytest
 
+from controller.metrics.source import Prometheus
 from testbed import build
+from tests.metrics.envoy import running_envoy
+from tests.metrics.subjects import seconds
+from tests.metrics.waiting import free_port, until
+
+asyncio.set_event_loop(None)  # or pytest-asyncio makes one to put back, and never closes it
+
+RULES = {
+    "groups": [
+        {
+            "name": "p0",
+            "rules": [
+                {
+                    "alert": "ShopDown",
+                    "expr": "max(incident) > 0",
+                    "for": "1s",
+                    "labels": {"severity": "P0", "deployment": "shop"},
+                }
+            ],
+        }
+    ]
+}
 
 
 class Exporter:
@@ -49,12 +70,6 @@ class Exporter:
         self._server.server_close()
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 class Server:
     """A running Prometheus at `url`."""
 
@@ -69,18 +84,6 @@ class Server:
     def wait_for(self, query: str, seconds: float = 20) -> None:
         """Until `query` has an answer."""
         until(lambda: bool(self.query(query)), seconds, query)
-
-
-def until(holds: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if holds():
-                return
-        except OSError:
-            pass
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
 
 
 @contextmanager
@@ -113,7 +116,36 @@ def running_prometheus(directory: Path, scrapes: list[Mapping[str, Any]], rules:
         process.wait(timeout=20)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def exporter() -> Iterator[Exporter]:
     with Exporter() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """(where it listens, where its statistics are)."""
+    with running_envoy(tmp_path_factory.mktemp("envoy")) as addresses:
+        yield addresses
+
+
+@pytest.fixture(scope="session")
+def server(exporter: Exporter, envoy: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Scrapes Envoy, and the exporter as two pods of `shop`, each under the labels that a PodMonitor gives."""
+    pods = [
+        {"targets": [exporter.address], "labels": {"namespace": "default", "pod": name, "__metrics_path__": f"/{name}"}}
+        for name in ("shop-canary-6d4c-x7k2p", "shop-6d4c-x7k2p")
+    ]
+    scrapes: list[Mapping[str, Any]] = [
+        {"job_name": "pods", "static_configs": pods},
+        {"job_name": "envoy", "metrics_path": "/stats/prometheus", "static_configs": [{"targets": [envoy[1]]}]},
+    ]
+    with running_prometheus(tmp_path_factory.mktemp("prometheus"), scrapes, RULES) as running:
+        yield running
+
+
+@pytest.fixture
+async def prometheus(server: Server) -> AsyncIterator[Prometheus]:
+    client = Prometheus(server.url, timeout=seconds(5))
+    yield client
+    await client.close()

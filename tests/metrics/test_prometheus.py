@@ -2,52 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
-
-import pytest
 
 from controller.core.slo import counts, fresh
 from controller.metrics.arms import Subject
 from controller.metrics.source import Prometheus
-from tests.metrics.conftest import Exporter, Server, running_prometheus
+from tests.metrics.conftest import Exporter, Server
 from tests.metrics.subjects import latency_slo, seconds, subject
-
-RULES = {
-    "groups": [
-        {
-            "name": "p0",
-            "rules": [
-                {
-                    "alert": "ShopDown",
-                    "expr": "max(incident) > 0",
-                    "for": "1s",
-                    "labels": {"severity": "P0", "deployment": "shop"},
-                }
-            ],
-        }
-    ]
-}
-
-
-@pytest.fixture(scope="module")
-def server(exporter: Exporter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Scrapes the exporter as two pods of `shop`, each under the labels that a PodMonitor gives."""
-    pods = [
-        {"targets": [exporter.address], "labels": {"namespace": "default", "pod": name, "__metrics_path__": f"/{name}"}}
-        for name in ("shop-canary-6d4c-x7k2p", "shop-6d4c-x7k2p")
-    ]
-    with running_prometheus(
-        tmp_path_factory.mktemp("prometheus"), [{"job_name": "pods", "static_configs": pods}], RULES
-    ) as server:
-        yield server
-
-
-@pytest.fixture
-async def prometheus(server: Server) -> AsyncIterator[Prometheus]:
-    client = Prometheus(server.url, timeout=seconds(5))
-    yield client
-    await client.close()
 
 
 def shop(since: datetime) -> Subject:
@@ -115,7 +76,7 @@ async def test_without_the_exporter_the_data_grows_old(
     exporter: Exporter, server: Server, prometheus: Prometheus
 ) -> None:
     exporter.text = "nonsense{"
-    await scraped(server, "max(up) == 0")
+    await scraped(server, 'max(up{job="pods"}) == 0')
     now = datetime.now(UTC)
     [measured] = (await prometheus.measure([shop(now - seconds(60))], now)).values()
     arm = measured.arms["shop", "error-rate", "canary"]

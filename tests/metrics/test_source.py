@@ -13,8 +13,8 @@ from urllib.parse import parse_qs
 import pytest
 
 from controller.metrics.source import Prometheus
-from tests.metrics.conftest import free_port
 from tests.metrics.subjects import START, at, cluster, latency_slo, matrix, seconds, subject
+from tests.metrics.waiting import free_port
 
 TIMEOUT = timedelta(seconds=1)
 Reply = Callable[[http.server.BaseHTTPRequestHandler, str], None]
