@@ -200,17 +200,13 @@ class Bed:
         if "gateway" in wanted:
             self._start_gateway()
         if "kwok" in wanted:
-            self._run(kwok.process(self.directory, self.host, self.kubeconfig(PARTS)))
+            ready = partial(self._node_ready, kwok.NODE)
+            self._run(kwok.process(self.directory, self.host, self.kubeconfig(PARTS), ready))
             self.apply(*kwok.manifests())
         api_server = self.process("kube-apiserver")
         api_server.wait_until("binding of pods", self._binds_pods, timedelta(seconds=30))
-        for name in sorted(wanted & {"node", "kwok"}):
-            node = NODE if name == "node" else kwok.NODE
-            self.process(name).wait_until(f"Ready of {node}", partial(self._node_ready, node), timedelta(seconds=30))
-        if "gateway" in wanted:
-            gateway.wait_until_ready(self.process("envoy"), self.host)
-        if "prometheus" in wanted:
-            prometheus.wait_until_ready(self.process("prometheus"), self.host)
+        for process in self._processes.values():
+            process.wait_until_ready()
         self.check()
 
     def _start_control_plane(self) -> None:
@@ -222,7 +218,7 @@ class Bed:
         etcd, api_server, controller_manager = control_plane.processes(self.directory, self.host)
         self._run(etcd)
         self._run(api_server)
-        control_plane.wait_for_api(api_server, self.directory, self.host, self._tokens[ADMIN])
+        api_server.wait_until_ready()
         self._run(controller_manager)
         self.apply(*control_plane.base_manifests(self.options.users))
 
@@ -251,6 +247,7 @@ class Bed:
                 f"--work-dir={logs}",
             ],
             self.directory / "node.log",
+            ready=partial(self._node_ready, NODE),
             env={"PATH": f"{shop}{os.pathsep}{os.environ['PATH']}"},
             contain=True,
         )  # fmt: skip

@@ -1,17 +1,15 @@
 """etcd, kube-apiserver, kube-controller-manager, the users of the bed, and pods that are bound without a scheduler."""
 
 import base64
-import http.client
 import json
 import secrets
-import ssl
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from testbed import build
 from testbed.process import Process
+from testbed.waiting import answers
 
 Manifest = dict[str, Any]
 
@@ -25,7 +23,6 @@ _SYSTEM_USERS: Mapping[str, Sequence[str]] = {
     PARTS: ("system:masters",),
     "system:kube-controller-manager": (),
 }
-_START = timedelta(seconds=60)
 
 
 def write_credentials(directory: Path, users: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -69,6 +66,7 @@ def processes(directory: Path, host: str) -> tuple[Process, Process, Process]:
             "--log-level=warn",
         ],
         directory / "etcd.log",
+        ready=lambda: answers(f"http://{host}:2379/health"),
     )
     api_server = Process(
         "kube-apiserver",
@@ -89,6 +87,7 @@ def processes(directory: Path, host: str) -> tuple[Process, Process, Process]:
             "--profiling=false",
         ],
         directory / "kube-apiserver.log",
+        ready=lambda: answers(f"https://{host}:{API_PORT}/readyz", certificates=certificates / "apiserver.crt"),
     )
     controller_manager = Process(
         "kube-controller-manager",
@@ -111,22 +110,6 @@ def processes(directory: Path, host: str) -> tuple[Process, Process, Process]:
         directory / "kube-controller-manager.log",
     )
     return etcd, api_server, controller_manager
-
-
-def wait_for_api(api_server: Process, directory: Path, host: str, token: str) -> None:
-    certificate = directory / "certificates" / "apiserver.crt"
-
-    def ready() -> bool:
-        connection = http.client.HTTPSConnection(
-            host, API_PORT, timeout=2, context=ssl.create_default_context(cafile=str(certificate))
-        )
-        try:
-            connection.request("GET", "/readyz", headers={"Authorization": f"Bearer {token}"})
-            return connection.getresponse().status == http.HTTPStatus.OK
-        finally:
-            connection.close()
-
-    api_server.wait_until("/readyz", ready, _START)
 
 
 def kubeconfig(directory: Path, host: str, user: str, token: str) -> Manifest:

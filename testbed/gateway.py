@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from datetime import timedelta
 from pathlib import Path
 
 from testbed import build
@@ -17,7 +16,7 @@ LISTENER_PORT = 80
 TRAFFIC_PORT = LISTENER_PORT + 8000  # where Contour puts the listener in Envoy
 STATS_PORT = 8002
 _XDS_PORT = 8001
-_START = timedelta(seconds=30)
+_HEALTH_PORT = 8004
 
 
 def crds() -> list[Path]:
@@ -78,7 +77,7 @@ def processes(directory: Path, host: str, kubeconfig: Path) -> tuple[Process, Pr
             f"--http-address={host}",
             "--http-port=8003",
             f"--health-address={host}",
-            "--health-port=8004",
+            f"--health-port={_HEALTH_PORT}",
             f"--debug-http-address={host}",
             f"--stats-address={host}",
             f"--stats-port={STATS_PORT}",
@@ -91,6 +90,7 @@ def processes(directory: Path, host: str, kubeconfig: Path) -> tuple[Process, Pr
             "--disable-leader-election",
         ],
         directory / "contour.log",
+        ready=lambda: answers(f"http://{host}:{_HEALTH_PORT}/healthz"),
     )
     envoy = Process(
         "envoy",
@@ -104,10 +104,6 @@ def processes(directory: Path, host: str, kubeconfig: Path) -> tuple[Process, Pr
             "--disable-hot-restart",
         ],
         directory / "envoy.log",
+        ready=lambda: answers(f"http://{host}:{STATS_PORT}/ready"),  # it has its configuration from Contour
     )
     return serve, envoy
-
-
-def wait_until_ready(envoy: Process, host: str) -> None:
-    """Until Envoy has its configuration from Contour."""
-    envoy.wait_until("configuration", lambda: answers(f"http://{host}:{STATS_PORT}/ready"), _START)

@@ -1,5 +1,6 @@
 """Thousands of pods without processes: kwok answers for one more node, on which every pod is ready at once."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from testbed import build
@@ -23,7 +24,8 @@ def manifests() -> list[Manifest]:
     ]
 
 
-def process(directory: Path, host: str, kubeconfig: Path) -> Process:
+def process(directory: Path, host: str, kubeconfig: Path, ready: Callable[[], bool]) -> Process:
+    """kwok, not started; it runs the pods of `NODE` alone."""
     stages = [
         file
         for kind in ("node", "pod")
@@ -44,4 +46,5 @@ def process(directory: Path, host: str, kubeconfig: Path) -> Process:
             "--v=WARN",
         ],
         directory / "kwok.log",
+        ready=ready,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from testbed.errors import BedError
 
 GRACE = timedelta(seconds=5)
+_START = timedelta(seconds=60)
 _POLL = 0.05
 
 
@@ -23,10 +24,19 @@ class Process:
     """
 
     def __init__(
-        self, name: str, argv: Sequence[str], log: Path, *, env: Mapping[str, str] | None = None, contain: bool = False
+        self,
+        name: str,
+        argv: Sequence[str],
+        log: Path,
+        *,
+        ready: Callable[[], object] = lambda: True,
+        env: Mapping[str, str] | None = None,
+        contain: bool = False,
     ) -> None:
+        """`ready` tells whether it does its work by now; an OSError of it counts as not yet."""
         self.name = name
         self.log = log
+        self._ready = ready
         wrapper = ["setpriv", "--pdeathsig", "KILL", "--"]
         if contain:
             wrapper += ["unshare", "--pid", "--fork", "--kill-child", "--"]
@@ -79,8 +89,14 @@ class Process:
         self._signal(signal.SIGTERM)
 
     def restart(self) -> None:
+        """End it if it runs, start it, and return when it is ready."""
         self.stop()
         self.start()
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Raises BedError as `wait_until` does."""
+        self.wait_until("readiness", self._ready, _START)
 
     def wait_until(self, what: str, check: Callable[[], object], within: timedelta) -> None:
         """Poll `check` until it returns something true. OSError counts as not yet.

@@ -14,7 +14,6 @@ from testbed.process import Process
 from testbed.waiting import answers
 
 PORT = 9090
-_START = timedelta(seconds=30)
 
 
 def process(directory: Path, host: str, scrape_interval: timedelta) -> Process:
@@ -34,11 +33,8 @@ def process(directory: Path, host: str, scrape_interval: timedelta) -> Process:
             "--log.level=warn",
         ],
         directory / "prometheus.log",
+        ready=lambda: answers(f"http://{host}:{PORT}/-/ready"),
     )
-
-
-def wait_until_ready(prometheus: Process, host: str) -> None:
-    prometheus.wait_until("/-/ready", lambda: answers(f"http://{host}:{PORT}/-/ready"), _START)
 
 
 def write_targets(directory: Path, job: str, addresses: Sequence[str]) -> None:

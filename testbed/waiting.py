@@ -1,11 +1,13 @@
 """Waiting for a cluster to get somewhere."""
 
 import http
+import ssl
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -21,11 +23,15 @@ def eventually(read: Callable[[], T], within: timedelta = timedelta(seconds=15))
     return answer
 
 
-def answers(url: str, host: str | None = None) -> bool:
-    """Whether a GET of `url` is answered with 200. Raises OSError when nobody listens or nothing comes in 2 s."""
+def answers(url: str, *, host: str | None = None, certificates: Path | None = None) -> bool:
+    """Whether a GET of `url` is answered with 200, by a server that one of `certificates` vouches for.
+
+    Raises OSError when nobody listens, nothing comes in 2 s, or there is no such file.
+    """
+    context = ssl.create_default_context(cafile=str(certificates)) if certificates else None
     request = urllib.request.Request(url, headers={"Host": host} if host else {})
     try:
-        with urllib.request.urlopen(request, timeout=2) as response:
+        with urllib.request.urlopen(request, timeout=2, context=context) as response:
             return bool(response.status == http.HTTPStatus.OK)
     except urllib.error.HTTPError as error:
         error.close()

@@ -1,7 +1,6 @@
 """What the bed shows is real: weights, readiness, crashes, metrics, alerts, faults."""
 
 import urllib.error
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -186,22 +185,22 @@ async def test_a_process_can_hang_be_killed_and_come_back(bed: Bed) -> None:
     with pytest.raises(BedError, match=r"prometheus has died"):
         bed.check()
     prometheus.restart()
-    eventually(quietly(lambda: answers(ready)))
+    assert answers(ready)
     bed.check()
+
+
+async def test_a_restarted_api_server_and_etcd_still_know_everything(shop: Bed) -> None:
+    before = shop.get("deployment", "one", "-n", NAMESPACE)["metadata"]["uid"]
+    for name in ("etcd", "kube-apiserver"):
+        shop.process(name).kill()
+    for name in ("etcd", "kube-apiserver"):
+        shop.process(name).restart()
+    assert shop.get("deployment", "one", "-n", NAMESPACE)["metadata"]["uid"] == before
+    shop.kubectl("scale", "deployment/one", "--replicas=3", "-n", NAMESPACE)
+    eventually(lambda: ready_replicas(shop, "one") == 3, timedelta(seconds=30))
+    shop.check()
 
 
 def running(bed: Bed, app: str) -> list[Any]:
     pods = bed.get("pods", "-n", NAMESPACE, "-l", f"app={app}")["items"]
     return [pod for pod in pods if pod["status"].get("phase") == "Running"]
-
-
-def quietly(read: Callable[[], bool]) -> Callable[[], bool]:
-    """`read`, for which nobody listening means not yet."""
-
-    def attempt() -> bool:
-        try:
-            return read()
-        except OSError:
-            return False
-
-    return attempt

@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 
 from testbed.bed import DIRECTORY_PREFIX, Bed, Options
-from testbed.control_plane import NODE, Manifest
+from testbed.control_plane import Manifest
 from testbed.errors import BedError
 from testbed.kwok import NODE as KWOK_NODE
 from testbed.waiting import eventually
 
 OWNER = """
-import json, signal, sys
+import json, os, signal, sys
 from testbed.bed import Bed, Options
+assert os.geteuid() == 1000
 with Bed(Options(components=frozenset({"node"}))) as bed:
     bed.apply(json.loads(sys.argv[1]))
     bed.kubectl("wait", "--for=condition=Ready", "pod/one", "--timeout=20s")
@@ -53,7 +54,7 @@ def inhabitants(network: Path) -> set[int]:
 
 @dataclass(frozen=True)
 class Owner:
-    """Another process that has a bed with a running pod."""
+    """A process of a person without root, who has a bed with a running pod."""
 
     process: subprocess.Popen[str]
     network: Path
@@ -63,9 +64,9 @@ class Owner:
 
 @pytest.fixture(scope="module")
 def owner() -> Iterator[Owner]:
-    with subprocess.Popen(
-        [sys.executable, "-c", OWNER, json.dumps(pod())], stdout=subprocess.PIPE, text=True
-    ) as process:
+    person = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
+    command = [*person, sys.executable, "-c", OWNER, json.dumps(pod())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:
             directory, system = json.loads(process.stdout.readline())
@@ -123,23 +124,6 @@ def test_a_thousand_pods_run_on_kwok(crowd: Bed) -> None:
     assert len(running) == 1000
 
 
-def test_a_bed_needs_no_root() -> None:
-    """The owner has another uid and no capabilities, in a user namespace that gives it neither."""
-    person = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
-    with subprocess.Popen(
-        [*person, sys.executable, "-c", OWNER, json.dumps(pod())], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout
-        try:
-            directory, _ = json.loads(process.stdout.readline())
-            network = Path(f"/proc/{process.pid}/ns/net").readlink()
-            assert len(inhabitants(network)) > 5
-        finally:
-            process.kill()
-    eventually(lambda: not inhabitants(network), timedelta(seconds=5))
-    eventually(lambda: not Path(directory).exists(), timedelta(seconds=5))
-
-
 def test_a_bed_that_cannot_start_shows_why_and_is_gone(in_namespace: None, monkeypatch: pytest.MonkeyPatch) -> None:
     before = set(Path(tempfile.gettempdir()).glob(f"{DIRECTORY_PREFIX}*"))
     with (
@@ -161,14 +145,14 @@ def serin_testbed(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_brings_a_cluster_up_lets_you_in_and_takes_it_down() -> None:
-    up = serin_testbed("up", "--keep", "--components", "node")
+    up = serin_testbed("up", "--keep", "--components", "")
     assert up.returncode == 0, up.stderr
     name = up.stdout.split()[0]
     try:
         kubeconfig = next(line.split()[1] for line in up.stdout.splitlines() if "kubeconfig" in line)
         assert name in serin_testbed("list").stdout
-        inside = serin_testbed("exec", "--name", name, "--", "kubectl", "get", "nodes", "-o", "name")
-        assert inside.stdout.strip() == f"node/{NODE}", inside.stderr
+        inside = serin_testbed("exec", "--name", name, "--", "kubectl", "get", "namespaces", "-o", "name")
+        assert "namespace/kube-system" in inside.stdout, inside.stderr
         network = serin_testbed("exec", "--name", name, "--", "readlink", "/proc/self/ns/net").stdout.strip()
         assert network != os.readlink("/proc/self/ns/net")
         assert inhabitants(Path(network))
