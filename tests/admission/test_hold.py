@@ -187,8 +187,10 @@ FREE: dict[str, Callable[[Scene], None]] = {
 }
 
 
-@pytest.mark.parametrize("start", ["running", "held", "locked"])
-@pytest.mark.parametrize("edit", FREE)
+FREE_CASES = [(edit, "held") for edit in FREE] + [("scale", "running"), ("annotation", "running"), ("scale", "locked")]
+
+
+@pytest.mark.parametrize(("edit", "start"), FREE_CASES)
 def test_what_brings_no_new_template_is_free(cluster: Bed, edit: str, start: str) -> None:
     scene: Scene = getattr(Scene(cluster), start)()
     scene.settle()
