@@ -1,17 +1,22 @@
-"""The journey of a change as text: a pure function of what is remembered and the time."""
+"""The journey of a change as something to print: a pure function of what is remembered and the time."""
 
 import textwrap
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 
+from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
-from controller.cli.waits import waiting
+from controller.cli.waits import Wait, waiting
 from controller.core.change import printable
-from controller.core.model import Change, Phase, State, Verdict
-from controller.core.policy import Policy
+from controller.core.codec import format_duration
+from controller.core.model import Change, Evidence, Phase, Stage, State, Strategy, Target, Transition, Verdict
+from controller.core.policy import Policy, Step
 
 BAR = 20
-LABEL = 14
+LABEL = 12
+COMMAND = 76
 STYLES = {
     Phase.WAITING: "yellow",
     Phase.PROGRESSING: "cyan",
@@ -22,64 +27,207 @@ STYLES = {
     Phase.SUPERSEDED: "yellow",
 }
 VERDICT_STYLES = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yellow"}
+DONE, NOW, NEXT, FAILED = ("✔", "green"), ("▶", "cyan"), ("·", "dim"), ("✘", "red")
 
 
-def journey(change: Change, state: State, policy: Policy | None, now: datetime, width: int = 80) -> Text:
-    """`policy`: the one of the change's type, shown until the change has started with a copy of its own."""
-    page = _Page(width)
-    _header(page, change, state, now)
-    if steps := (state.policy or policy or _NO_STEPS).steps:
-        _steps(page, state, steps, now)
+def journey(change: Change, state: State, policy: Policy | None, now: datetime) -> RenderableType:
+    """`policy`: the one of the change's type, shown until the change has started and has a copy of its own."""
+    parts: list[RenderableType] = [_title(change, state), _header(change, state, now), ""]
+    if policy := state.policy or policy:
+        parts += [_steps(state, policy, now), ""]
     wait = waiting(change, state, policy)
-    page.blank()
-    if wait:
-        _wait(page, wait, now)
-    else:
-        _outcome(page, change, state)
+    parts.append(_wait(wait, now) if wait else _outcome(state))
     if state.evidence:
-        page.heading("Evidence")
-        for evidence in state.evidence:
-            _evidence(page, evidence, now)
+        parts += ["", Text("Evidence", "bold"), _evidence(state.evidence, now)]
     if state.history:
-        page.heading("History, UTC")
-        for record in state.history:
-            page.line(*event(record, now), indent=clock_width(record.at, now) + 4)
-    return page.text
+        parts += ["", Text("History (UTC)", "bold"), history(state.history, now)]
+    return Group(*parts)
 
 
-class _Page:
-    """Lines of styled text, wrapped at `width`; text from outside is made harmless here."""
-
-    def __init__(self, width: int) -> None:
-        self.text = Text()
-        self._width = max(width, 40)
-
-    def line(self, *parts: str | tuple[str, str], indent: int = 0) -> None:
-        """One line; where it is too long, further ones `indent` deep."""
-        styled = Text()
-        for part in parts:
-            content, style = part if isinstance(part, tuple) else (part, "")
-            styled.append(printable(content, 1000), style)
-        for i, (start, end) in enumerate(_breaks(styled.plain, self._width, indent)):
-            self.text.append(" " * indent if i else "")
-            self.text.append_text(styled[start:end])
-            self.text.append("\n")
-
-    def pair(self, label: str, *parts: str | tuple[str, str]) -> None:
-        self.line((f"  {label:<{LABEL}}", "dim"), *parts, indent=LABEL + 2)
-
-    def heading(self, title: str) -> None:
-        self.blank()
-        self.line((title, "bold"))
-
-    def blank(self) -> None:
-        self.text.append("\n")
+def history(records: Iterable[Transition], now: datetime) -> Table:
+    """One row for each step of the journey."""
+    table = _grid(4)
+    for record in records:
+        where = f"{record.phase}{f', {record.stage}' if record.stage else ''}"
+        table.add_row(
+            f"  {clock(record.at, now)}",
+            Text(where, STYLES[record.phase]),
+            f"{record.weight} %",
+            _text(f"{record.reason}: {record.message}"),
+        )
+    return table
 
 
-def _breaks(plain: str, width: int, indent: int) -> list[tuple[int, int]]:
-    """Where to cut a line, as (start, end)."""
-    lead = len(plain) - len(plain.lstrip())
-    wrapped = textwrap.wrap(
-        plain[lead:], width - indent, initial_indent=" " * max(lead - indent, 0), break_on_hyphens=False, drop_whitespace=True
+def clock(moment: datetime, now: datetime) -> str:
+    return f"{moment:%H:%M:%S}" if moment.date() == now.date() else f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def length(duration: timedelta) -> str:
+    """Two units at the most: 45s, 12m30s, 3h5m, 2d4h."""
+    grain = next((g for g, most in ((1, 3600), (60, 86_400)) if duration.total_seconds() < most), 3600)
+    return format_duration(timedelta(seconds=max(0, int(duration.total_seconds())) // grain * grain))
+
+
+# --- The parts ---
+
+
+def _title(change: Change, state: State) -> Text:
+    kind = f"{change.type} change" if change.type else "change of no known type"
+    place = f"  {kind} in namespace {change.namespace}  "
+    return Text.assemble((printable(change.change_id, 70), "bold"), place, (state.phase, f"bold {STYLES[state.phase]}"))
+
+
+def _header(change: Change, state: State, now: datetime) -> Table:
+    table = _pairs()
+    form = change.spec or {}
+    if description := form.get("description"):
+        table.add_row("what", _text(description))
+    asked = f", {length(now - change.created_at)} ago" if change.created_at else ""
+    table.add_row("requested by", _text((change.requested_by or "unknown") + asked))
+    for target in state.targets:
+        table.add_row("deployment", _text(_target(target)))
+        table.add_row("strategy", _text(f"{target.strategy}, {target.strategy_reason}"))
+    if not state.targets and change.deployments:
+        table.add_row("deployment", _text(", ".join(change.deployments)))
+    return table
+
+
+def _target(target: Target) -> str:
+    way_back = f"in place of {target.stable_revision}" if target.stable_revision else "the first, nothing to go back to"
+    return f"{target.name}, {target.replicas} replicas: revision {target.revision}, {way_back}"
+
+
+def _steps(state: State, policy: Policy, now: datetime) -> Table:
+    table = _grid(5)
+    native = bool(state.targets) and all(t.strategy is Strategy.NATIVE for t in state.targets)
+    if not native:
+        for i, step in enumerate(policy.steps):
+            mark = _mark_of_step(state, i)
+            filled = BAR * step.weight // 100
+            bar = Text("█" * filled + "░" * (BAR - filled), mark[1])
+            table.add_row(
+                Text(f"  {mark[0]}", mark[1]),
+                f"step {i + 1}",
+                f"{step.weight:>3} %",
+                bar,
+                _bake(state, step, mark, now),
+            )
+    mark = _mark_of_promotion(state)
+    table.add_row(
+        Text(f"  {mark[0]}", mark[1]),
+        "rolling update" if native else "promotion",
+        "",
+        "",
+        _promotion(state, policy, now),
     )
-    raise NotImplementedError(wrapped)
+    return table
+
+
+def _mark_of_step(state: State, i: int) -> tuple[str, str]:
+    if not state.started_at or i > state.step:
+        return NEXT
+    if i < state.step or state.promoted:
+        return DONE
+    return NOW if state.phase is Phase.PROGRESSING else FAILED
+
+
+def _mark_of_promotion(state: State) -> tuple[str, str]:
+    if not state.promoted:
+        return NEXT
+    return {Phase.PROMOTING: NOW, Phase.COMPLETED: DONE}.get(state.phase, FAILED)
+
+
+def _bake(state: State, step: Step, mark: tuple[str, str], now: datetime) -> str:
+    if mark is not NOW:
+        return f"bake {format_duration(step.bake)}"
+    if state.settled_at is None:
+        return f"bake {format_duration(step.bake)}, being set up"
+    left = state.settled_at + step.bake - now
+    return f"bake {format_duration(step.bake)}, {f'{length(left)} left' if left > timedelta() else 'over'}"
+
+
+def _promotion(state: State, policy: Policy, now: datetime) -> str:
+    if state.phase is not Phase.PROMOTING or not state.stage:
+        return ""
+    if state.stage is Stage.ROLL and state.settled_at:
+        return f"watched, {length(state.settled_at + policy.steps[-1].bake - now)} left"
+    return STAGES[state.stage]
+
+
+STAGES = {
+    Stage.ROLL: "pods are being replaced",
+    Stage.RETURN: "traffic returns",
+    Stage.DRAIN: "canary drains",
+    Stage.CLEAN: "canary is removed",
+}
+
+
+def _wait(wait: Wait, now: datetime) -> Group:
+    table = _pairs()
+    table.add_row(Text("waiting for", "bold"), _text(wait.what))
+    table.add_row("turn", wait.turn)
+    if wait.until:
+        left = wait.until - now
+        when = f"in {length(left)}" if left > timedelta() else f"{length(-left)} ago"
+        table.add_row("until", f"{clock(wait.until, now)} UTC, {when}{f': {wait.then}' if wait.then else ''}")
+    parts: list[RenderableType] = [table]
+    if wait.command:
+        parts += _command("ends with", wait.command)
+    else:
+        table.add_row("ends with", "nothing to do")
+    if wait.way_back:
+        parts += _command("or go back", wait.way_back)
+    return Group(*parts)
+
+
+def _command(label: str, command: str) -> list[Text]:
+    """To be copied: a shell takes it as it stands, broken over lines or not. No table: its cells would be padded."""
+    command, _, comment = printable(command, 1000).partition("  # ")
+    lines = textwrap.wrap(command, COMMAND, break_long_words=False, break_on_hyphens=False)
+    head = Text.assemble((label, "dim"), " " * (LABEL + 4 - len(label)) + comment if comment else "")
+    return [head, Text("  " + " \\\n    ".join(lines), "bold", no_wrap=True)]
+
+
+def _outcome(state: State) -> Table:
+    table = _pairs()
+    table.add_row(Text("outcome", "bold"), _text(state.message, STYLES[state.phase]))
+    if began := next((r for r in state.history if state.cause and r.reason == state.cause), None):
+        table.add_row("because", _text(f"{began.reason}: {began.message}"))
+    if state.low_evidence:
+        table.add_row("note", "LowEvidence: a step went on with too few requests to judge it")
+    if state.phase is Phase.ROLLED_BACK and state.rejected:
+        table.add_row("way on", "apply a mended template under a new change ID; this one stays rejected")
+    elif state.phase is Phase.ROLLED_BACK:
+        table.add_row("way on", "nothing speaks against this revision; apply it again under a new change ID")
+    return table
+
+
+def _evidence(all_evidence: Iterable[Evidence], now: datetime) -> Table:
+    table = _grid(2)
+    for evidence in all_evidence:
+        of = f" (data of {clock(evidence.data_at, now)})" if evidence.data_at else ""
+        table.add_row(Text(f"  {evidence.verdict}", VERDICT_STYLES[evidence.verdict]), _text(evidence.message + of))
+    return table
+
+
+# --- How it is set ---
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Text from outside: harmless, and taken word for word."""
+    return Text(printable(" ".join(text.split()), 1000), style, overflow="fold")
+
+
+def _pairs() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True, min_width=LABEL + 2)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _grid(columns: int) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for _ in range(columns - 1):
+        table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table

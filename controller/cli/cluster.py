@@ -1,0 +1,163 @@
+"""What the plugin reads from the cluster, with the rights of the person who runs it. It writes nothing."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml
+
+from controller.cluster import manifest
+from controller.cluster.client import Client
+from controller.cluster.kinds import CHANGES, DEPLOYMENTS, POLICIES
+from controller.core.change import CHANGE_LABEL, printable
+from controller.core.codec import FieldError, decode
+from controller.core.model import Change, State
+from controller.core.policy import Policy
+from controller.errors import ForbiddenError, NotFoundError, NotServedError, PermanentError, TransientError
+
+Json: TypeAlias = dict[str, Any]
+Known: TypeAlias = tuple[Change, State]
+
+TIMEOUT = timedelta(seconds=10)
+PAUSE = timedelta(seconds=1)
+
+
+class Cluster:
+    """Changes and policies, as one person sees them."""
+
+    def __init__(self, client: Client, namespace: str) -> None:
+        self._client = client
+        self.namespace = namespace
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, kubeconfig: str | None, namespace: str | None) -> AsyncIterator["Cluster"]:
+        """`namespace`: the one of the kubeconfig's context when None."""
+        paths = kubeconfigs(kubeconfig)
+        client = await Client.connect(kubeconfig=os.pathsep.join(paths) or None, impersonate=None, timeout=TIMEOUT)
+        try:
+            yield cls(client, namespace or namespace_of_context(paths))
+        finally:
+            await client.close()
+
+    async def changes(self, *, everywhere: bool = False) -> list[Known]:
+        """Oldest first."""
+        try:
+            found, _ = await self._client.list(CHANGES, None if everywhere else self.namespace)
+        except NotServedError:
+            raise PermanentError(
+                "NotInstalled",
+                "this cluster has no ChangeRequests. Install Serin: kubectl apply --server-side -k manifests/",
+            ) from None
+        known = [read_or_say(raw) for raw in found]
+        return sorted(known, key=lambda k: (k[0].created_at is None, k[0].created_at, k[0].name))
+
+    async def find(self, change_id: str) -> Change:
+        """The change of that ID, or object name, in the namespace; PermanentError says which there are instead."""
+        wanted = change_id.lower()
+
+        def named(known: list[Known]) -> list[Change]:
+            return [change for change, _ in known if wanted in (change.change_id.lower(), change.name)]
+
+        here = await self.changes()
+        if found := named(here):
+            return found[0]
+        elsewhere = [change.namespace for change in named(await self._everywhere_if_allowed())]
+        if elsewhere:
+            hint = f"it is in namespace {elsewhere[0]}: add -n {elsewhere[0]}"
+        elif here:
+            hint = "there are " + ", ".join(f"{c.change_id} ({s.phase})" for c, s in here[-8:])
+        else:
+            hint = "there are none; look everywhere with: kubectl serin list -A"
+        raise PermanentError(
+            "UnknownChange", f"no change {printable(change_id, 70)} in namespace {self.namespace}; {hint}"
+        )
+
+    async def _everywhere_if_allowed(self) -> list[Known]:
+        try:
+            return await self.changes(everywhere=True)
+        except ForbiddenError:
+            return []
+
+    async def taken_ids(self) -> set[str]:
+        """Every change ID in use, as far as this person may look: of requests, and on Deployments."""
+        changes = await self._everywhere_if_allowed() or await self.changes()
+        try:
+            labelled, _ = await self._client.list(DEPLOYMENTS, label_selector=CHANGE_LABEL)
+        except ForbiddenError:
+            labelled, _ = await self._client.list(DEPLOYMENTS, self.namespace, label_selector=CHANGE_LABEL)
+        return {change.change_id for change, _ in changes} | {d["metadata"]["labels"][CHANGE_LABEL] for d in labelled}
+
+    async def policy(self, change: Change) -> Policy | None:
+        """The policy of the change's type; None when there is none that can be read."""
+        if change.type is None:
+            return None
+        try:
+            raw = await self._client.get(POLICIES, None, change.type)
+            return decode(Policy, raw["spec"], "spec")
+        except (PermanentError, FieldError):
+            return None
+
+    async def follow(self, change: Change) -> AsyncIterator[Known]:
+        """The change now and whenever it is another, through broken connections; PermanentError when it is deleted."""
+        while True:
+            try:
+                items, version = await self._client.list(
+                    CHANGES, change.namespace, field_selector=f"metadata.name={change.name}"
+                )
+                if not items:
+                    raise NotFoundError("Deleted", f"{change.change_id} was deleted")
+                yield read(items[0])
+                events = self._client.watch(
+                    CHANGES,
+                    namespace=change.namespace,
+                    resource_version=version,
+                    field_selector=f"metadata.name={change.name}",
+                )
+                async with aclosing(events):
+                    async for event in events:
+                        if event.type == "DELETED":
+                            raise NotFoundError("Deleted", f"{change.change_id} was deleted")
+                        if event.type != "BOOKMARK":
+                            yield read(json.loads(bytes(event.raw)))
+            except TransientError:
+                pass
+            await asyncio.sleep(PAUSE.total_seconds())
+
+
+def read(raw: Json) -> Known:
+    try:
+        return manifest.change(raw)
+    except FieldError as error:
+        raise PermanentError("UnknownStatus", f"{raw['metadata']['name']}: {error}; is this plugin too old?") from None
+
+
+def read_or_say(raw: Json) -> Known:
+    """In a list one status that cannot be read hides no other."""
+    try:
+        return read(raw)
+    except PermanentError as error:
+        change, _ = manifest.change({key: value for key, value in raw.items() if key != "status"})
+        return change, State(reason=error.reason, message=error.message)
+
+
+def kubeconfigs(given: str | None) -> list[str]:
+    """The files to use; none: in a pod, as its ServiceAccount."""
+    paths = given or os.environ.get("KUBECONFIG") or str(Path.home() / ".kube/config")
+    there = [path for path in paths.split(os.pathsep) if Path(path).exists()]
+    if not there and (given or "KUBERNETES_SERVICE_HOST" not in os.environ):
+        raise PermanentError("NoKubeconfig", f"{paths} does not exist: set KUBECONFIG or give --kubeconfig")
+    return there
+
+
+def namespace_of_context(paths: list[str]) -> str:
+    """As kubectl finds it: the first current-context among the files, then the first context of that name."""
+    files = [yaml.safe_load(Path(path).read_text()) or {} for path in paths]
+    current = next((f["current-context"] for f in files if f.get("current-context")), "")
+    contexts = [c for f in files for c in f.get("contexts") or () if c.get("name") == current]
+    return str((contexts[0].get("context") or {}).get("namespace") or "default") if contexts else "default"

@@ -1,0 +1,343 @@
+"""The commands against a real API server: what they print, and their exit codes."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from controller.cli.__main__ import main
+from controller.cli.cluster import kubeconfigs, namespace_of_context
+from controller.cluster.kinds import CHANGES
+from controller.core import codec
+from controller.core.model import Phase, State
+from controller.errors import PermanentError
+from testbed.bed import Bed
+from tests.cli.journeys import BAKING, JOURNEYS
+
+ROOT = Path(__file__).parents[2]
+SHOP = "cli-shop"
+ROLLED_BACK, COMPLETED = JOURNEYS["rolled-back"][1], JOURNEYS["completed"][1]
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the plugin in this process."""
+
+    def run(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["kubectl-serin", *arguments])
+        monkeypatch.setenv("COLUMNS", "80")
+        # In a thread of its own: what runs an event loop in this one takes that of pytest-asyncio away.
+        with ThreadPoolExecutor(1) as thread:
+            ended = thread.submit(main).exception()
+        assert ended is None or isinstance(ended, SystemExit), ended
+        code = int(ended.code or 0) if ended else 0
+        out, err = capsys.readouterr()
+        return Result(code, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def cluster(control_plane: Bed) -> Bed:
+    for plural in ("changerequests", "changepolicies"):
+        control_plane.kubectl("apply", "--server-side", "-f", str(ROOT / f"manifests/crds/{plural}.yaml"))
+        control_plane.kubectl("wait", "--for=condition=Established", f"crd/{plural}.serin.dev")
+    control_plane.kubectl("apply", "--server-side", "-f", str(ROOT / "policies/normal.yaml"))
+    for namespace in (SHOP, "cli-empty"):
+        control_plane.kubectl("create", "namespace", namespace)
+    put(control_plane, "CHG-20261123-001", BAKING)
+    put(control_plane, "CHG-20261123-002", COMPLETED)
+    put(control_plane, "CHG-20261123-003", ROLLED_BACK)
+    put(
+        control_plane, "CHG-20261123-004", State(reason="AwaitingApproval", message="normal changes need 1 approval(s)")
+    )
+    return control_plane
+
+
+@pytest.fixture
+def reached(cluster: Bed, monkeypatch: pytest.MonkeyPatch) -> Bed:
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig()))
+    return cluster
+
+
+def put(cluster: Bed, change_id: str, state: State) -> None:
+    name = change_id.lower()
+    spec = {"changeId": change_id, "type": "normal", "requestedBy": "alice", "deployments": ["shop"]}
+    meta = {"name": name, "namespace": SHOP}
+    cluster.apply({"apiVersion": "serin.dev/v1alpha1", "kind": "ChangeRequest", "metadata": meta, "spec": spec})
+    patch: list[dict[str, Any]] = [{"op": "add", "path": "/status", "value": codec.encode(state)}]
+    cluster.kubectl("patch", "chg", name, "-n", SHOP, "--subresource=status", "--type=json", "-p", json.dumps(patch))
+
+
+# --- status ---
+
+
+def test_status_shows_the_journey(reached: Bed, run: Run) -> None:
+    code, out, err = run("status", "CHG-20261123-001", "-n", SHOP)
+    assert (code, err) == (0, "")
+    assert f"CHG-20261123-001  normal change in namespace {SHOP}  Progressing" in out
+    assert "▶  step 2      50 %" in out
+    assert "08:11:30  Progressing  50 %  Advanced: step 2 of 3: 50 %" in out
+    assert "\x1b" not in out
+
+
+def test_status_of_a_change_that_has_not_started_shows_the_steps_of_its_type(reached: Bed, run: Run) -> None:
+    out = run("status", "chg-20261123-004", "-n", SHOP).out
+    assert "an engineering manager's" in out
+    assert "·  step 3     100 %  ████████████████████  bake 15m" in out
+
+
+def test_a_change_that_is_not_there_is_answered_with_those_that_are(reached: Bed, run: Run) -> None:
+    code, out, err = run("status", "CHG-20261123-009", "-n", SHOP)
+    assert (code, out) == (1, "")
+    assert f"error: no change CHG-20261123-009 in namespace {SHOP}; there are CHG-20261123-001 (Progressing), " in err
+
+
+def test_a_change_of_another_namespace_is_found_there(reached: Bed, run: Run) -> None:
+    err = run("status", "CHG-20261123-001", "-n", "cli-empty").err
+    assert f"it is in namespace {SHOP}: add -n {SHOP}" in err
+    err = run("status", "CHG-20261123-009", "-n", "cli-empty").err
+    assert "there are none; look everywhere with: kubectl serin list -A" in err
+
+
+def test_a_status_of_a_newer_version_is_said_to_be_one(reached: Bed, run: Run) -> None:
+    put(reached, "CHG-20261123-005", State())
+    patch = '[{"op": "add", "path": "/status/breaches", "value": [{"rule": "x", "target": "y", "badFor": "soon"}]}]'
+    reached.kubectl("patch", "chg", "chg-20261123-005", "-n", SHOP, "--subresource=status", "--type=json", "-p", patch)
+    code, _, err = run("status", "CHG-20261123-005", "-n", SHOP)
+    assert "UnknownStatus" in run("list", "-n", SHOP).out
+    reached.kubectl("delete", "chg", "chg-20261123-005", "-n", SHOP)
+    assert code == 1
+    assert "status.breaches[0].badFor is 'soon'" in err
+    assert "is this plugin too old?" in err
+
+
+class Watching:
+    """The plugin as a process that watches a change; its output so far is `text`."""
+
+    def __init__(self, cluster: Bed, *arguments: str, terminal: bool) -> None:
+        environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig()), "TERM": "xterm", "COLUMNS": "80"}
+        command = [sys.executable, "-m", "controller.cli", *arguments]
+        self._end, theirs = pty.openpty() if terminal else os.pipe()
+        self.process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment, cwd=ROOT)
+        os.close(theirs)
+        os.set_blocking(self._end, False)
+        self.text = ""
+
+    def until(self, text: str, within: timedelta = timedelta(seconds=20)) -> None:
+        deadline = time.monotonic() + within.total_seconds()
+        while text not in self.text:
+            assert time.monotonic() < deadline, f"no {text!r} in:\n{self.text}"
+            try:
+                self.text += os.read(self._end, 65536).decode(errors="replace")
+            except BlockingIOError:
+                time.sleep(0.05)
+            except OSError:  # a pty whose other end is closed
+                assert text in self.text, self.text
+        self.process.poll()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._end)
+
+
+@pytest.fixture
+def watch(cluster: Bed) -> Iterator[Callable[..., Watching]]:
+    started: list[Watching] = []
+
+    def start(*arguments: str, terminal: bool) -> Watching:
+        started.append(Watching(cluster, *arguments, terminal=terminal))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
+
+
+def test_status_follows_a_change_to_its_end_line_by_line(cluster: Bed, watch: Callable[..., Watching]) -> None:
+    put(cluster, "CHG-20261123-010", replace(BAKING, history=BAKING.history[:1], step=0, weight=10))
+    seen = watch("status", "-w", "CHG-20261123-010", "-n", SHOP, terminal=False)
+    seen.until("History (UTC)")
+    assert "step 2 of 3" not in seen.text
+    put(cluster, "CHG-20261123-010", BAKING)
+    seen.until("Advanced: step 2 of 3: 50 %")
+    put(cluster, "CHG-20261123-010", replace(BAKING, reason="NoData", message="Prometheus is gone"))
+    seen.until("NoData: Prometheus is gone")
+    put(cluster, "CHG-20261123-010", ROLLED_BACK)
+    seen.until("ErrorRate: error-rate: shop fails")
+    assert seen.process.wait(10) == 0
+    assert seen.text.count("step 1 of 3") == 1
+    assert "\x1b" not in seen.text
+
+
+def test_on_a_terminal_the_countdown_moves_by_itself(cluster: Bed, watch: Callable[..., Watching]) -> None:
+    settled_at = datetime.now(UTC) - timedelta(minutes=5)
+    put(cluster, "CHG-20261123-011", replace(BAKING, settled_at=settled_at, entered_at=settled_at))
+    seen = watch("status", "-w", "CHG-20261123-011", "-n", SHOP, terminal=True)
+    seen.until("bake 10m, 4m5")
+    first = re.findall(r"bake 10m, (4m5\d)", seen.text)[0]
+    seen.until(f"bake 10m, 4m{int(first[2:]) - 2}")
+    put(cluster, "CHG-20261123-011", COMPLETED)
+    seen.until("the new revision is the stable one")
+    assert seen.process.wait(10) == 0
+    assert "\x1b[36m" in seen.text
+
+
+# --- wait ---
+
+
+def test_wait_tells_by_its_exit_code_how_it_ended(reached: Bed, run: Run) -> None:
+    done = run("wait", "CHG-20261123-002", "-n", SHOP)
+    assert done == (0, "CHG-20261123-002 is Completed: the new revision is the stable one\n", "")
+    failed = run("wait", "CHG-20261123-003", "-n", SHOP)
+    assert failed == (1, "CHG-20261123-003 is RolledBack: back at stable: ErrorRate\n", "")
+    late = run("wait", "CHG-20261123-001", "-n", SHOP, "--timeout", "300ms")
+    assert (late.code, late.out) == (2, "")
+    assert "time is up; CHG-20261123-001 is Progressing: 50 % until" in late.err
+    assert run("wait", "CHG-20261123-009", "-n", SHOP).code == 1
+
+
+def test_wait_ends_when_the_change_does_or_is_deleted(cluster: Bed, watch: Callable[..., Watching]) -> None:
+    for change_id in ("CHG-20261123-012", "CHG-20261123-013"):
+        put(cluster, change_id, BAKING)
+    ended = watch("wait", "CHG-20261123-012", "-n", SHOP, "--timeout", "1m", terminal=False)
+    deleted = watch("wait", "CHG-20261123-013", "-n", SHOP, terminal=False)
+    time.sleep(2.5)  # both are watching by now; were they not, they would see the same by their first read
+    put(cluster, "CHG-20261123-012", replace(BAKING, phase=Phase.COMPLETED, message="done"))
+    cluster.kubectl("delete", "chg", "chg-20261123-013", "-n", SHOP)
+    ended.until("CHG-20261123-012 is Completed: done")
+    assert ended.process.wait(10) == 0
+    deleted.until("CHG-20261123-013")
+    assert deleted.process.wait(10) == 1
+
+
+def test_a_malformed_timeout_is_wrong_usage(run: Run) -> None:
+    code, _, err = run("wait", "CHG-20261123-001", "--timeout", "5min")
+    assert code == 2
+    assert "'5min': write a duration, like 90s, 5m or 1h30m" in err
+
+
+# --- list, new-id, the rest ---
+
+
+def test_list(reached: Bed, run: Run) -> None:
+    code, out, _ = run("list", "-n", SHOP)
+    assert code == 0
+    rows = [re.split(r"\s{2,}", line.strip())[:6] for line in out.splitlines()]
+    assert rows[:3] == [
+        ["CHANGE", "TYPE", "PHASE", "STEP", "WEIGHT", "REASON"],
+        ["CHG-20261123-001", "normal", "Progressing", "2/3", "50 %", "Baking"],
+        ["CHG-20261123-002", "normal", "Completed", "3/3", "0 %", "Completed"],
+    ]
+    assert run("list", "-A").out.splitlines()[1].startswith(SHOP)
+    assert run("list", "-n", "cli-empty").out == "No changes in namespace cli-empty; of all: kubectl serin list -A\n"
+
+
+def test_new_id_is_above_those_of_requests_and_of_deployments(reached: Bed, run: Run) -> None:
+    today = f"CHG-{datetime.now(UTC):%Y%m%d}-"
+    put(reached, f"{today}030", COMPLETED)
+    assert run("new-id").out == f"{today}031\n"
+    reached.kubectl("create", "deployment", "labelled", "--image=x", "-n", "cli-empty")
+    reached.kubectl("label", "deployment", "labelled", "-n", "cli-empty", f"serin.dev/change={today}041")
+    assert run("new-id").out == f"{today}042\n"
+
+
+def test_people_see_what_their_rights_let_them_see(cluster: Bed, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig("mallory")))
+    code, _, err = run("list", "-n", SHOP)
+    assert code == 1
+    assert 'User "mallory" cannot list resource "changerequests"' in err
+
+
+def test_the_cluster_may_be_away(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {}}],
+        "current-context": "x",
+    }
+    (tmp_path / "config").write_text(json.dumps(config))
+    code, _, err = run("list", "--kubeconfig", str(tmp_path / "config"))
+    assert code == 1
+    assert err.startswith("error: list changerequests.serin.dev")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    err = run("list").err
+    assert f"{tmp_path}/none does not exist: set KUBECONFIG or give --kubeconfig" in err
+
+
+def test_the_namespace_is_that_of_the_context(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_text("current-context: b\ncontexts: [{name: a, context: {namespace: wrong}}]\n")
+    two.write_text("current-context: a\ncontexts: [{name: b, context: {namespace: shop}}]\n")
+    assert namespace_of_context([str(one), str(two)]) == "shop"
+    two.write_text("contexts: [{name: b, context: {cluster: c}}]\n")
+    assert namespace_of_context([str(one), str(two)]) == "default"
+    assert kubeconfigs(f"{one}{os.pathsep}{tmp_path}/none") == [str(one)]
+    with pytest.raises(PermanentError):
+        kubeconfigs(f"{tmp_path}/none")
+
+
+def test_a_cluster_without_serin_is_told_how_to_install_it(
+    control_plane: Bed, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig()))
+    monkeypatch.setattr("controller.cli.cluster.CHANGES", CHANGES._replace(version="v1never"))
+    code, _, err = run("list")
+    assert code == 1
+    assert "Install Serin: kubectl apply --server-side -k manifests/" in err
+
+
+def test_kubectl_finds_the_plugin(cluster: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    plain = subprocess.run(["kubectl-serin", "version"], capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", plain)
+    assert "/kubectl-serin" in cluster.kubectl("plugin", "list")
+
+
+def test_what_needs_no_cluster_does_not_load_its_client() -> None:
+    heavy = "{'kubernetes', 'aiohttp', 'prometheus_api_client'}"
+    script = f"import sys, controller.cli.__main__; print([m for m in sys.modules if m in {heavy}])"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("command", ["status", "list", "wait", "new-id"])
+def test_the_help_of_each_command_tells_its_exit_codes(run: Run, command: str) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert "Exit codes: 0" in out
+
+
+def test_policy_check(run: Run, tmp_path: Path) -> None:
+    shipped = [str(ROOT / f"policies/{name}.yaml") for name in ("standard", "normal", "emergency")]
+    good = run("policy", "check", *shipped)
+    assert good.code == 0
+    assert good.out.count("ok ") == 3
+    bad = tmp_path / "bad.yaml"
+    bad.write_text((ROOT / "policies/normal.yaml").read_text().replace("bake: 15m", "bake: soon"))
+    code, out, _ = run("policy", "check", shipped[0], str(bad))
+    assert code == 1
+    assert "wrong" in out
+    assert "ChangePolicy normal: spec.steps[2].bake is 'soon': write a duration, like 90s, 5m or 1h30m" in out

@@ -1,0 +1,59 @@
+"""`kubectl serin policy check` names the field, its value and the mend."""
+
+from pathlib import Path
+
+import pytest
+
+from controller.cli.policies import check
+
+ROOT = Path(__file__).parents[2]
+GOOD = (ROOT / "policies/normal.yaml").read_text()
+
+
+def test_the_shipped_policies_are_good() -> None:
+    findings = [f for name in ("standard", "normal", "emergency") for f in check(ROOT / f"policies/{name}.yaml")]
+    assert [(f.good, f.text) for f in findings] == [
+        (True, "10 % for 5m, 50 % for 5m, 100 % for 10m; no approvals"),
+        (True, "10 % for 10m, 50 % for 10m, 100 % for 15m; 1 approval"),
+        (True, "10 % for 1m, 50 % for 1m, 100 % for 2m; 1 approval"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (GOOD.replace("bake: 15m", "bake: 15 min"), "spec.steps[2].bake is '15 min': write a duration, like 90s"),
+        (GOOD.replace("weight: 100", "weight: 99"), "spec.steps is [10, 50, 99]: write weights that rise"),
+        (GOOD.replace("preset: envoy", "preset: nginx"), "spec.metrics.preset is 'nginx': write one of envoy, pods"),
+        (GOOD.replace("max: 1%", "max: 0.01"), "spec.errorRate.max is 0.01: write a percentage"),
+        (GOOD.replace("lowTraffic:", "lowTrafic:"), "spec.lowTrafic is 'continue': no such field; known are"),
+        (GOOD.replace("burnMax: 14.4", "burnMax: 1000"), "spec.slos[1].burnMax is 1000.0: with this objective"),
+        (GOOD.replace("name: normal", "name: fast"), "metadata.name is 'fast': write standard, normal, emergency"),
+        (GOOD.replace("v1alpha1", "v1"), "apiVersion is 'serin.dev/v1': write serin.dev/v1alpha1"),
+        ("kind: ChangePolicy\nmetadata: {name: normal}\napiVersion: serin.dev/v1alpha1\n", "spec is None: write a map"),
+        ("kind: ConfigMap\n", "has no ChangePolicy in it"),
+        ("", "has no ChangePolicy in it"),
+        ("a: [1\nb: 2\n", "is no YAML: expected ',' or ']'"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(text)
+    (finding,) = check(path)
+    assert not finding.good
+    assert complaint in finding.text
+    assert finding.where.startswith(str(path))
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    (missing,) = check(tmp_path / "none.yaml")
+    assert missing.text == "cannot be read: No such file or directory"
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    (binary,) = check(tmp_path / "binary")
+    assert binary.text == "cannot be read: it is no text"
+
+
+def test_each_policy_of_a_file_is_judged(tmp_path: Path) -> None:
+    path = tmp_path / "all.yaml"
+    path.write_text(f"{GOOD}\n---\nkind: Namespace\n---\n{GOOD.replace('10m', '-1m')}")
+    assert [finding.good for finding in check(path)] == [True, False]
