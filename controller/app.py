@@ -150,14 +150,14 @@ class _Process:
             self.queue.add_after(key, LOOK_AGAIN, urgent=self._urgent(key))
             return
         except SerinError as error:
-            wait = self.queue.retry(key, urgent=self._urgent(key))
             asked = error.retry_after if isinstance(error, TransientError) else None
+            wait = self.queue.retry(key, urgent=self._urgent(key), at_least=asked or timedelta())
             log.warning(
                 "look_failed",
                 key=str(key),
                 reason=error.reason,
                 message=error.message,
-                retry_in=(asked or wait).total_seconds(),
+                retry_in=wait.total_seconds(),
             )
             return
         finally:

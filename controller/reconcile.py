@@ -232,7 +232,7 @@ class Reconciler:
     def _events(self, change: Change, before: State, after: State, observation: Observation) -> None:
         """One Event for each transition, and one for each new reason to wait."""
         moved = len(after.history) > len(before.history) or after.history[-1:] != before.history[-1:]
-        if not moved and (before.reason == after.reason or after.reason in ("Judged", "Baking", "Settling")):
+        if not moved and (before.reason == after.reason or after.reason not in WARNINGS | ASKING):
             return
         going_back = after.phase in (Phase.ROLLING_BACK, Phase.ROLLED_BACK)
         warning = going_back or after.reason in WARNINGS or check_id(change.change_id) is not None
@@ -255,6 +255,8 @@ class Reconciler:
             log.warning("event_not_written", reason=reason, error=str(error))
 
 
+ASKING = frozenset(("AwaitingApproval", "LowTraffic"))
+"""Reasons to wait that someone may want to act on; the other ones pass by themselves."""
 WARNINGS = frozenset(
     (
         "AdmissionMissing",
@@ -265,18 +267,23 @@ WARNINGS = frozenset(
         "InvalidAnnotation",
         "InvalidChangeID",
         "InvalidPolicy",
+        "InvalidQuery",
         "NoData",
         "NoReferenceGrant",
+        "NoSuchBucket",
         "NotHeld",
         "OverLimit",
         "OwnedByAnotherController",
         "PermissionDenied",
         "PolicyNotFound",
+        "PartialData",
+        "PrometheusError",
         "PrometheusUnreachable",
         "RejectedRevision",
         "RouteLost",
         "ServiceWithoutPods",
         "TwoActiveReplicaSets",
+        "UnexpectedSeries",
         "UnknownType",
     )
 )

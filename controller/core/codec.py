@@ -20,6 +20,7 @@ Ratio = NewType("Ratio", float)
 
 T = TypeVar("T")
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)s)?(?:(\d+)ms)?")
+EMPTY: tuple[Any, ...] = (None, (), {}, "")
 _UNITS = ("days", "hours", "minutes", "seconds", "milliseconds")
 
 
@@ -73,7 +74,7 @@ def format_ratio(value: float) -> str:
 
 
 def encode(value: object) -> JSON:
-    """JSON of a dataclass; fields that are None or empty are left out."""
+    """JSON of a dataclass; fields that are None or empty, and may be missing, are left out."""
     return _encode(value, type(value))
 
 
@@ -82,8 +83,8 @@ def _encode(value: Any, kind: Any) -> JSON:
         return None
     if dataclasses.is_dataclass(value):
         hints = _hints(type(value))
-        pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
-        return {camel(n): _encode(v, hints[n]) for n, v in pairs if not (v is None or v == () or v == {} or v == "")}
+        pairs = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return {camel(f.name): _encode(v, hints[f.name]) for f, v in pairs if not (v in EMPTY and _optional(f))}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, datetime):
@@ -93,6 +94,10 @@ def _encode(value: Any, kind: Any) -> JSON:
     if isinstance(value, tuple):
         return [_encode(item, _item(kind)) for item in value]
     return format_ratio(value) if _is_ratio(kind) else value
+
+
+def _optional(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
 def decode(kind: type[T], data: JSON, path: str = "") -> T:
@@ -127,7 +132,7 @@ def _decode(kind: Any, data: JSON, path: str) -> Any:
 def _decode_fields(kind: Any, data: JSON, path: str) -> Any:
     if not isinstance(data, Mapping):
         raise FieldError(path, data, "write a map of fields")
-    hints: dict[str, Any] = _hints(kind)  # type: ignore[arg-type]
+    hints: dict[str, Any] = _hints(kind)
     fields = {camel(f.name): f for f in dataclasses.fields(kind)}
     prefix = f"{path}." if path else ""
     if unknown := sorted(set(data) - set(fields)):
@@ -136,7 +141,7 @@ def _decode_fields(kind: Any, data: JSON, path: str) -> Any:
     for key, f in fields.items():
         if key in data:
             values[f.name] = _decode(hints[f.name], data[key], prefix + key)
-        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+        elif not _optional(f):
             raise FieldError(prefix + key, None, "this field is required")
     return kind(**values)
 

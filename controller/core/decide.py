@@ -6,12 +6,25 @@ from datetime import datetime, timedelta
 
 from controller.core import checks
 from controller.core.checks import Check, Finding, stable_covers, targets
-from controller.core.model import Observation, Phase, Seen, Stage, State, Strategy, Target, Transition
+from controller.core.model import (
+    Arm,
+    Measurements,
+    Observation,
+    Phase,
+    Seen,
+    Stage,
+    State,
+    Strategy,
+    Target,
+    Transition,
+)
 from controller.core.plan import clean_up
-from controller.core.policy import Policy
+from controller.core.policy import ErrorRate, Policy
 from controller.core.track import track
 
 HISTORY_MAX = 64
+LET_END = timedelta(seconds=2)
+STILL_FOR = timedelta(seconds=5)
 Advance = Callable[[State, Observation, Policy, datetime], State]
 
 
@@ -68,7 +81,7 @@ def enter(
 ) -> State:
     """The one way into another phase, stage or step: resets what belongs to the old one, and writes the audit record."""
     step = state.step if step is None else step
-    record = Transition(now, phase, stage, step, weight, reason, message)
+    record = Transition(now, phase, step, weight, reason, message, stage)
     return replace(
         state,
         phase=phase,
@@ -214,22 +227,22 @@ def _wind_up(state: State, observation: Observation, policy: Policy, now: dateti
 
 
 def _drained(state: State, observation: Observation) -> bool:
-    """The canary's request counter stood still over the last ten seconds of data since the route changed."""
-    measured = observation.measurements
+    """The canary's request counter stands still in data that is newer than the route."""
+    measured, since = observation.measurements, state.entered_at
     canaries = [t for t in state.targets if t.strategy is Strategy.CANARY]
     if not canaries or state.weighted_at is None:
         return True
-    if measured is None or state.entered_at is None:
+    if measured is None or measured.problem or since is None:
         return False
-    arms = [measured.arms.get((t.name, "error-rate", "canary")) for t in canaries]
-    quiet_from = state.entered_at
-    return all(
-        arm is not None
-        and arm.fresh_at is not None
-        and arm.fresh_at >= quiet_from + timedelta(seconds=5)
-        and not any(s.total for s in arm.samples if s.at > quiet_from + timedelta(seconds=2))
-        for arm in arms
-    )
+    return all(_still(measured, target.name, since) for target in canaries)
+
+
+def _still(measured: Measurements, target: str, since: datetime) -> bool:
+    """A proxy forgets a canary that no route names: then stable's newer data says that the metrics path works."""
+    canary, stable = (measured.arms.get((target, ErrorRate.name, side), Arm()) for side in ("canary", "stable"))
+    seen = [at for at in (canary.fresh_at, stable.fresh_at) if at]
+    later = any(sample.total for sample in canary.samples if sample.at > since + LET_END)
+    return bool(seen) and max(seen) >= since + STILL_FOR and not later
 
 
 def _leftovers(state: State, target: Target, seen: Seen) -> bool:

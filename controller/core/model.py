@@ -161,11 +161,11 @@ class Transition:
 
     at: datetime
     phase: Phase
-    stage: Stage | None
     step: int
     weight: int
     reason: str
     message: str
+    stage: Stage | None = None
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,8 @@ def _judge(state: State, observation: Observation, policy: Policy, now: datetime
     exposed = [t for t in state.targets if state.weighted_at and (t.strategy is Strategy.CANARY or state.promoted)]
     breaches, evidence = [], []
     blind = False
+    # Until the first scrape after the step was set up, silence says nothing.
+    early = state.settled_at is not None and now - state.settled_at <= policy.metrics.stale_after
     for target in exposed:
         for rule in policy.rules:
             name = rule.name
@@ -157,7 +159,8 @@ def _judge(state: State, observation: Observation, policy: Policy, now: datetime
             )
             breaches.append(breach)
             evidence.append(_evidence(state, observation, policy, rule, breach, canary, stable, fresh=fresh, now=now))
-            blind |= not fresh and target.strategy is Strategy.CANARY
+            new = early and canary.fresh_at is None and not (measured and measured.problem)
+            blind |= not fresh and not new and target.strategy is Strategy.CANARY
     waiting = bool(state.settled_at) or state.phase is Phase.PROMOTING
     return replace(
         state,
