@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parents[1] / "policies"
 PRESETS = frozenset({"envoy", "pods"})
 
 ENVOY_BUCKETS_MS = (0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 600000)
-"""Envoy's default histogram (envoy/source/common/stats/histogram_impl.cc)."""
+"""The first of Envoy's default histogram, as Envoy 1.40 shows them in /stats/prometheus."""
 CLIENT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 """The defaults of the Prometheus client libraries."""
 

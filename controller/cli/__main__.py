@@ -99,18 +99,21 @@ async def _status(change_id: str, namespace: str | None, kubeconfig: str | None,
 async def _show_live(
     console: Console, change: Change, state: State, policy: Policy | None, updates: AsyncIterator[tuple[Change, State]]
 ) -> None:
-    """The whole page, every second anew: countdowns move while nothing is written."""
+    """The whole page, every second anew: countdowns move while nothing is written. The last stays on screen."""
     coming = asyncio.ensure_future(anext(updates))
-    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
-        while True:
-            live.update(journey(change, state, policy, now()), refresh=True)
-            if state.phase.terminal:
-                break
-            await asyncio.wait((coming,), timeout=TICK.total_seconds())
-            if coming.done():
-                change, state = coming.result()
-                coming = asyncio.ensure_future(anext(updates))
-    coming.cancel()
+    try:
+        with Live(console=console, auto_refresh=False, screen=True, vertical_overflow="crop") as live:
+            while True:
+                live.update(journey(change, state, policy, now()), refresh=True)
+                if state.phase.terminal:
+                    break
+                await asyncio.wait((coming,), timeout=TICK.total_seconds())
+                if coming.done():
+                    change, state = coming.result()
+                    coming = asyncio.ensure_future(anext(updates))
+    finally:
+        coming.cancel()
+        console.print(journey(change, state, policy, now()))
 
 
 async def _show_lines(
