@@ -82,7 +82,7 @@ def _encode(value: Any, kind: Any) -> JSON:
     if value is None:
         return None
     if dataclasses.is_dataclass(value):
-        hints = _hints(type(value))
+        hints = _hints(typing.cast(Any, type(value)))
         pairs = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
         return {camel(f.name): _encode(v, hints[f.name]) for f, v in pairs if not (v in EMPTY and _optional(f))}
     if isinstance(value, enum.Enum):
