@@ -160,7 +160,7 @@ class Watching:
         self.read()
         return self.process.returncode
 
-    def _read(self) -> str:
+    def read(self) -> str:
         with suppress(BlockingIOError, OSError):  # nothing there now, or nothing any more
             while more := os.read(self._end, 65536):
                 self.text += more.decode(errors="replace")
