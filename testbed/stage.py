@@ -1,4 +1,4 @@
-"""Serin on a bed, with an application that users send requests to: what the demo, the tests and the benchmarks play on."""
+"""Serin on a bed, with an application that users send requests to: what demo, tests and benchmarks play on."""
 
 import json
 import sys
@@ -140,7 +140,7 @@ class App:
         """The application as it was before Serin came: no label, running, reachable."""
         if self.namespace not in {item["metadata"]["name"] for item in self.bed.get("namespaces")["items"]}:
             self.bed.kubectl("create", "namespace", self.namespace)
-        self.apply(self.deployment(version, **environment), *self.surroundings())
+        self.apply(self.deployment(version, annotations=None, **environment), *self.surroundings())
         self.bed.kubectl("rollout", "status", f"deployment/{self.name}", "-n", self.namespace, "--timeout=60s")
 
     def apply(self, *manifests: Manifest, user: str = "admin") -> str:
@@ -151,7 +151,7 @@ class App:
     def change(
         self, version: str, change: str, *, kind: str = "standard", user: str = "alice", **environment: str
     ) -> None:
-        self.apply(self.deployment(version, change, kind=kind, **environment), user=user)
+        self.apply(self.deployment(version, change, kind=kind, annotations=None, **environment), user=user)
 
     # --- What is to be seen ---
 
@@ -175,9 +175,8 @@ class App:
                 break
             time.sleep(0.1)
         story = [f"{t['phase']}/{t.get('stage', '')} {t['weight']} {t['reason']}" for t in status.get("history", [])]
-        raise BedError(
-            f"{change} is {status.get('phase')} ({status.get('reason')}: {status.get('message')}), not {' or '.join(wanted)} {reason}; {story}"
-        )
+        where = f"{status.get('phase')} ({status.get('reason')}: {status.get('message')})"
+        raise BedError(f"{change} is {where}, not {' or '.join(wanted)} {reason}; {story}")
 
     def live(self) -> dict[str, Any]:
         found: dict[str, Any] = self.bed.get("deployment", self.name, "-n", self.namespace)

@@ -1,4 +1,7 @@
-"""Between the API server's JSON and the nouns of core: what is read of an object, and the objects that are made. Pure."""
+"""Between the API server's JSON and the nouns of core: what is read of an object, and the objects that are made.
+
+Pure.
+"""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence

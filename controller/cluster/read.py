@@ -1,8 +1,8 @@
 """Everything that one decision rests on, read from the cluster.
 
-Caches of the objects that carry our labels say when to look, and hold what changes often (pods, endpoints). What a write
-will rest on, the Deployment, its ReplicaSets, the routes and the canary's objects, is read live: a lagging copy must not
-delete a canary that still has traffic.
+Caches of the objects that carry our labels say when to look, and hold what changes often (pods, endpoints). What a
+write will rest on, the Deployment, its ReplicaSets, the routes and the canary's objects, is read live: a lagging copy
+must not delete a canary that still has traffic.
 """
 
 import asyncio

@@ -144,7 +144,8 @@ def pods_not_ready(state: State, observation: Observation, policy: Policy, now: 
         since = target.not_ready_since
         if since and now - since >= policy.health.not_ready_max:
             wanted = need(target.replicas, state.weight)
-            message = f"{seen.canary.ready} of {wanted} canary pods of {target.name} ready for {format_duration(policy.health.not_ready_max)}"
+            lasted = format_duration(policy.health.not_ready_max)
+            message = f"{seen.canary.ready} of {wanted} canary pods of {target.name} ready for {lasted}"
             return Finding("NotReady", message, rejected=True)
     return None
 
@@ -171,13 +172,17 @@ def progress_deadline(state: State, observation: Observation, policy: Policy, no
         workload = seen.deployment if state.promoted else seen.canary.deployment
         why = workload.failure if workload else ""
         if missing and (overdue or (state.promoted and why.startswith("ProgressDeadlineExceeded"))):
-            message = f"{target.name}: not all new pods are ready after {format_duration(now - state.entered_at)}{': ' + why if why else ''}"
+            after = format_duration(now - state.entered_at)
+            message = f"{target.name}: not all new pods are ready after {after}{': ' + why if why else ''}"
             return Finding("ProgressDeadline", message, rejected=True)
     return None
 
 
 def p0_incident(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
-    """A P0 alert of the workload or its namespace that began after the change first had weight; never against an Emergency."""
+    """A P0 alert of the workload or its namespace that began after the change first had weight.
+
+    Never against an Emergency.
+    """
     measured, since = observation.measurements, state.weighted_at
     if observation.change.type is ChangeType.EMERGENCY or measured is None or since is None:
         return None
@@ -219,7 +224,8 @@ def route_conflict(state: State, observation: Observation, policy: Policy, now: 
         if target.drifts > 3:
             return Finding(
                 "RouteConflict",
-                f"something else rewrote the weights of {target.name}'s routes {target.drifts} times; exclude them from its sync",
+                f"something else rewrote the weights of {target.name}'s routes {target.drifts} times; "
+                "exclude them from its sync",
             )
     return None
 
@@ -301,19 +307,22 @@ def workload_unfit(state: State, observation: Observation, policy: Policy, now: 
         if d.controlled_by:
             return Finding(
                 "OwnedByAnotherController",
-                f"Deployment {d.name} belongs to {d.controlled_by}: only one of us can roll it out; remove it or the label",
+                f"Deployment {d.name} belongs to {d.controlled_by}: only one of us can roll it out; "
+                "remove it or the label",
             )
         if not d.held or not d.paused:
             return Finding(
                 "NotHeld",
-                f"Deployment {d.name} is not held; are the admission policies installed? kubectl apply --server-side -k policies/",
+                f"Deployment {d.name} is not held; are the admission policies installed? "
+                "kubectl apply --server-side -k policies/",
             )
         active = [rs for rs in seen.replica_sets if rs.replicas > 0]
         if len(active) > 1:
             names = ", ".join(sorted(rs.name for rs in active))
             return Finding(
                 "TwoActiveReplicaSets",
-                f"{names} both have pods: an earlier update of {d.name} was not finished; apply the template of one of them first",
+                f"{names} both have pods: an earlier update of {d.name} was not finished; "
+                "apply the template of one of them first",
             )
         if seen.unserved:
             return Finding("ServiceWithoutPods", f"{seen.unserved}: correct its selector")
@@ -455,10 +464,8 @@ def rolling(state: State, observation: Observation, policy: Policy, now: datetim
     for target, seen in targets(state, observation):
         d = seen.deployment
         if d and not rolled(target, seen):
-            return Finding(
-                "Rolling",
-                f"{d.updated} of {d.replicas} pods of {d.name} replaced, {d.ready} ready{': ' + d.failure if d.failure else ''}",
-            )
+            why = f": {d.failure}" if d.failure else ""
+            return Finding("Rolling", f"{d.updated} of {d.replicas} pods of {d.name} replaced, {d.ready} ready{why}")
     return None
 
 

@@ -1,4 +1,4 @@
-"""Between frozen dataclasses and the JSON of the API server: camelCase keys, RFC 3339 moments, "5m" durations, "1%" ratios.
+"""Between frozen dataclasses and the JSON of the API server: camelCase keys, RFC 3339 moments, "5m" and "1%".
 
 One codec for status and policies, so that a bad field is named the same way everywhere.
 """

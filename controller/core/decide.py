@@ -79,7 +79,7 @@ def enter(
     step: int | None = None,
     weight: int,
 ) -> State:
-    """The one way into another phase, stage or step: resets what belongs to the old one, and writes the audit record."""
+    """The one way into another phase, stage or step: resets what belongs to the old one, writes the audit record."""
     step = state.step if step is None else step
     record = Transition(now, phase, step, weight, reason, message, stage)
     return replace(

@@ -59,7 +59,7 @@ class Held(StrEnum):
 
 
 class Verdict(StrEnum):
-    PASS = "PASS"
+    PASS = "PASS"  # noqa: S105 (it is no password)
     FAIL = "FAIL"
     INCONCLUSIVE = "INCONCLUSIVE"
 
@@ -92,7 +92,10 @@ class RouteOriginal:
 
 @dataclass(frozen=True)
 class Floor:
-    """The HorizontalPodAutoscaler whose minReplicas is raised while the canary has weight; `min_replicas` is the user's."""
+    """The HorizontalPodAutoscaler whose minReplicas is raised while the canary has weight.
+
+    `min_replicas` is the user's.
+    """
 
     name: str
     min_replicas: int
@@ -348,7 +351,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Arm:
-    """The samples of one workload, oldest first. `fresh_at`: the newest moment at which the metrics path was seen to work."""
+    """The samples of one workload, oldest first.
+
+    `fresh_at`: the newest moment at which the metrics path was seen to work.
+    """
 
     samples: tuple[Sample, ...] = ()
     fresh_at: datetime | None = None

@@ -1,6 +1,7 @@
 """From the committed state and the cluster as it is: the one next write towards it, or None. Pure.
 
-Every write is absolute and may be repeated. The order is the safety: capacity, then traffic; lowering: traffic, drain, then capacity.
+Every write is absolute and may be repeated. The order is the safety. Raising: capacity, then traffic; lowering:
+traffic, drain, then capacity.
 """
 
 from collections.abc import Iterator
@@ -210,7 +211,10 @@ def _roll(target: Target, seen: Seen) -> Iterator[Intent]:
 
 
 def _recover(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
-    """Stop the roll; bring stable pods back. The rejected ReplicaSet goes only while paused, and while stable still has replicas."""
+    """Stop the roll; bring stable pods back.
+
+    The rejected ReplicaSet goes only while the Deployment is paused, and while stable still has replicas.
+    """
     d = seen.deployment
     if d is None or not state.promoted or not target.stable_revision:
         return

@@ -19,7 +19,7 @@ def revision(template: JSON) -> str:
 
 
 def selector_key(selector: Mapping[str, str], services: Iterable[Mapping[str, str]]) -> str:
-    """The label to alter on canary pods: one that the Deployment and every Service select by; empty when there is none."""
+    """The label to alter on canary pods: one that the Deployment and every Service select by; empty: there is none."""
     chosen = [set(service) for service in services]
     usable = [key for key in selector if all(key in service for service in chosen) and len(selector[key]) <= 56]
     names = ("app.kubernetes.io/name", "app")
@@ -41,7 +41,10 @@ def canary_value(value: str) -> str:
 
 
 def obstacles(template: JSON, volumes_shared: Mapping[str, bool]) -> Sequence[str]:
-    """Why a second set of pods cannot stand beside the first. `volumes_shared`: claim name to whether many nodes may write it."""
+    """Why a second set of pods cannot stand beside the first.
+
+    `volumes_shared`: claim name to whether many nodes may use it.
+    """
     spec = template.get("spec") or {}
     found = []
     ports = [p for c in spec.get("containers") or [] for p in c.get("ports") or [] if p.get("hostPort")]

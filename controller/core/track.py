@@ -1,4 +1,7 @@
-"""What the state takes in from an observation before any rule is asked: durations, evidence, and, until the start, the targets."""
+"""What the state takes in from an observation before any rule is asked.
+
+Durations, evidence, and, until the start, the targets.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace

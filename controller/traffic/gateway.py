@@ -1,7 +1,7 @@
 """Gateway API routes: which of them lead to a workload, what share the canary has, and the rules that give it another.
 
-Pure functions over HTTPRoutes and GRPCRoutes as the API server returns them. A route is output: the share read here says
-whether it is as it should be, never how far a change has come.
+Pure functions over HTTPRoutes and GRPCRoutes as the API server returns them. A route is output: the share read here
+says whether it is as it should be, never how far a change has come.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
