@@ -7,6 +7,7 @@ import socket
 import uuid
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web

@@ -109,7 +109,7 @@ class _Changes(Collector):
             names = (seen.change.namespace, seen.change.change_id)
             for each in Phase:
                 phase.add_metric((*names, kind, each.value), each is state.phase)
-            step.add_metric(names, step_number(state))
+            step.add_metric(names, state.step)
             desired.add_metric(names, state.weight)
             for target, weight in seen.weights.items():
                 actual.add_metric((*names, target), weight)
@@ -118,11 +118,6 @@ class _Changes(Collector):
             for b in () if state.phase.terminal else state.breaches:
                 breach.add_metric((*names, b.target, b.rule), b.bad_for.total_seconds())
         yield from (phase, step, desired, actual, ratio, breach)
-
-
-def step_number(state: State) -> int:
-    """For people: 1 is the first step, 0 is before the start."""
-    return state.step + 1 if state.started_at else 0
 
 
 # --- What the reconciler calls ---
@@ -179,7 +174,7 @@ class Telemetry:
             revision=",".join(t.revision for t in targets),
             phase=after.phase.value,
             stage=after.stage.value if after.stage else None,
-            step=step_number(after),
+            step=after.step,
             weight=after.weight,
             verdict=evidence.verdict.value if evidence else None,
             reason=after.reason,

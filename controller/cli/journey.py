@@ -124,9 +124,9 @@ def _steps(state: State, policy: Policy, now: datetime) -> Table:
 
 
 def _mark_of_step(state: State, i: int) -> tuple[str, str]:
-    if not state.started_at or i > state.step:
+    if not state.started_at or i + 1 > state.step:
         return NEXT
-    if i < state.step or state.promoted:
+    if i + 1 < state.step or state.promoted:
         return DONE
     return NOW if state.phase is Phase.PROGRESSING else FAILED
 

@@ -18,7 +18,7 @@ def listing(known: Iterable[tuple[Change, State]], now: datetime, *, everywhere:
         table.add_column(title, no_wrap=title != "REASON", overflow="fold")
     for change, state in known:
         policy = state.policy
-        step = f"{state.step + 1}/{len(policy.steps)}" if policy and state.started_at else ""
+        step = f"{state.step}/{len(policy.steps)}" if policy and state.step else ""
         table.add_row(
             *([change.namespace] if everywhere else []),
             Text(printable(change.change_id, 70)),

@@ -127,7 +127,7 @@ def _until_the_next_step(state: State, policy: Policy, entered_at: datetime) -> 
         return state.no_data_since + policy.no_data_deadline, "back to stable, Inconclusive"
     if state.settled_at is None:
         return entered_at + policy.health.progress_deadline, "given up, ProgressDeadline"
-    bake = policy.steps[state.step].bake
+    bake = policy.step(state.step).bake
     if state.reason == "OverLimit":
         return _breached_at(state, policy), "back to stable, if no good sample comes before"
     if state.reason == "LowTraffic":
@@ -137,7 +137,7 @@ def _until_the_next_step(state: State, policy: Policy, entered_at: datetime) -> 
 
 
 def _next(state: State, policy: Policy) -> str:
-    following = policy.steps[state.step + 1 :]
+    following = policy.steps[state.step :]
     return f"on to {following[0].weight} %" if following else "promotion"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from controller.cluster import kinds, manifest
 from controller.cluster.client import Client
-from controller.core.change import ENDED, HELD, printable
+from controller.core.change import HELD, REQUESTED_BY, printable
 from controller.core.codec import encode
 from controller.core.intake import Record
 from controller.core.model import Change, Deployment, Held, Observation, State
@@ -113,12 +113,12 @@ class Writer:
 
     # --- The user's Deployment ---
 
-    async def mark(self, d: Deployment, held: Held, change_id: str = "") -> None:
-        ended = {ENDED: change_id} if held is Held.REJECTED else {}
-        await self._deployment(d, {HELD: held.value, **ended}, paused=True)
+    async def mark(self, d: Deployment, held: Held) -> None:
+        await self._deployment(d, {HELD: held.value}, paused=True)
 
     async def release(self, d: Deployment) -> None:
-        await self._deployment(d, {HELD: None, ENDED: None}, paused=False)
+        """Both marks go: one that is left behind would make a `kubectl replace` of the user's file an edit of it."""
+        await self._deployment(d, {HELD: None, REQUESTED_BY: None}, paused=False)
 
     async def _deployment(self, d: Deployment, annotations: Json, *, paused: bool) -> None:
         patch = {
@@ -135,7 +135,7 @@ class Writer:
 
     @apply.register
     async def _(self, intent: Mark, observation: Observation) -> None:
-        await self.mark(intent.deployment, intent.held, observation.change.change_id)
+        await self.mark(intent.deployment, intent.held)
 
     @apply.register
     async def _(self, intent: Release, observation: Observation) -> None:

@@ -13,8 +13,6 @@ CHANGE_LABEL = PREFIX + "change"
 RUN_LABEL = PREFIX + "run"
 HELD = PREFIX + "held"
 REQUESTED_BY = PREFIX + "requested-by"
-ENDED = PREFIX + "ended"
-"""On a Deployment held as rejected: the change that was rolled back."""
 RETRY = PREFIX + "retry"
 """Names a change that was rolled back: its revision may be run again."""
 AUTO = "auto"
@@ -108,6 +106,7 @@ def check_form(annotations: Mapping[str, str]) -> Problem | None:
         if bad:
             return Problem(
                 "InvalidAnnotation",
-                f"annotation {PREFIX}{name} has the control character {bad.encode('unicode_escape').decode()}: write plain text",
+                f"annotation {PREFIX}{name} has the control character {bad.encode('unicode_escape').decode()}: "
+                "write plain text",
             )
     return None

@@ -414,7 +414,7 @@ def over_limit(state: State, observation: Observation, policy: Policy, now: date
 def baking(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
     if state.settled_at is None:
         return Finding("Settling", "the step is being set up")
-    bake = policy.steps[state.step].bake
+    bake = policy.step(state.step).bake
     left = state.settled_at + bake - now
     if left > timedelta():
         return Finding("Baking", f"{state.weight} % until {state.settled_at + bake:%H:%M:%S} UTC")
@@ -426,7 +426,7 @@ def low_traffic(state: State, observation: Observation, policy: Policy, now: dat
     few = [e for e in state.evidence if e.rule == "error-rate" and e.requests < policy.min_requests]
     if not few or state.settled_at is None:
         return None
-    until = state.settled_at + 2 * policy.steps[state.step].bake
+    until = state.settled_at + 2 * policy.step(state.step).bake
     count = f"{few[0].requests} of the {policy.min_requests} requests that a verdict needs"
     if policy.low_traffic is LowTraffic.HOLD:
         return Finding("LowTraffic", f"{count}; the policy holds until there are more")

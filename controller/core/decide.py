@@ -127,7 +127,7 @@ def start(state: State, observation: Observation, policy: Policy, now: datetime)
             now,
             "Started",
             f"step 1 of {len(policy.steps)}: {weight} %",
-            step=0,
+            step=1,
             weight=weight,
         )
     return _promote(state, now, "Started", "by its own rolling update, under watch", weight=0)
@@ -137,17 +137,17 @@ def next_step(state: State, observation: Observation, policy: Policy, now: datet
     low = any(e.rule == "error-rate" and e.requests < policy.min_requests for e in state.evidence)
     state = replace(state, low_evidence=state.low_evidence or low)
     step = state.step + 1
-    if step == len(policy.steps):
+    if step > len(policy.steps):
         return _promote(
             state, now, "Promoting", "the canary passed every step; the Deployment replaces its pods", weight=100
         )
-    weight = policy.steps[step].weight
+    weight = policy.step(step).weight
     return enter(
         state,
         Phase.PROGRESSING,
         now,
         "Advanced",
-        f"step {step + 1} of {len(policy.steps)}: {weight} %",
+        f"step {step} of {len(policy.steps)}: {weight} %",
         step=step,
         weight=weight,
     )
@@ -349,6 +349,6 @@ def recheck_after(state: State, policy: Policy, now: datetime) -> timedelta | No
         return timedelta(seconds=10)
     soon = timedelta(seconds=1)
     if state.phase is Phase.PROGRESSING and state.settled_at:
-        left = state.settled_at + policy.steps[state.step].bake - now
+        left = state.settled_at + policy.step(state.step).bake - now
         return max(min(left, timedelta(seconds=5)), soon)
     return soon

@@ -6,10 +6,8 @@ from datetime import date
 
 from controller.core.change import (
     AUTO,
-    ENDED,
     FORM,
     PREFIX,
-    RETRY,
     Problem,
     change_type,
     check_form,
@@ -42,7 +40,10 @@ class Rehold:
 
 @dataclass(frozen=True)
 class Ask:
-    """All that is known around one Deployment. `changes`: every change of the namespace, with its spec as far as it is ours."""
+    """All that is known around one Deployment.
+
+    `changes`: every change of the namespace, with its spec as far as it is ours.
+    """
 
     deployment: Deployment
     replica_sets: Sequence[ReplicaSet]
@@ -61,10 +62,6 @@ def intake(ask: Ask, today: date) -> Record | LetGo | Rehold | None:
     ]
     if d.held in (Held.RUNNING, Held.PROMOTING, Held.RESTORING):
         return None if any(other.active for _, other in naming) else Rehold()
-    if d.held == Held.REJECTED:
-        ended = d.annotations.get(ENDED, "")
-        asked_again = d.annotations.get(RETRY, "") == ended if d.change == AUTO else d.change != ended
-        return Rehold() if asked_again and d.change else None
     if d.held != Held.WAITING or any(other.active and d.name in other.revisions for _, other in naming):
         return None
     active = [rs for rs in ask.replica_sets if rs.replicas > 0]
@@ -99,7 +96,8 @@ def _named(ask: Ask, today: date) -> Record | None:
             d,
             Problem(
                 "ChangeClosed",
-                f"{d.change} is {other.phase} and never runs again: label the new template with an ID of its own, like {free}",
+                f"{d.change} is {other.phase} and never runs again: "
+                f"label the new template with an ID of its own, like {free}",
             ),
         )
     if other.active:

@@ -180,6 +180,7 @@ class State:
     outcome: Phase | None = None
     """Where a RollingBack ends: RolledBack or Superseded."""
     step: int = 0
+    """1 is the first; 0 until the start."""
     weight: int = 0
     """Percent of the traffic that the canary is to have."""
     reason: str = ""
@@ -372,7 +373,7 @@ class Measurements:
     """What Prometheus said at `taken_at`.
 
     `arms`: (target, rule, "canary" | "stable") to its samples; rule is "error-rate" or the name of an SLO.
-    `problem`: why nothing can be said (`PrometheusUnreachable: …`); the arms are empty then.
+    `problem`: what could not be asked (`PrometheusUnreachable: …`); the arms of the rules that need it are missing.
     """
 
     taken_at: datetime

@@ -129,11 +129,16 @@ class Policy:
     on_rollback: OnRollback = OnRollback.HOLD
     first_deployment: FirstDeployment = FirstDeployment.RUN
 
+    def step(self, number: int) -> Step:
+        """The first step has the number 1."""
+        return self.steps[number - 1]
+
     @property
     def rules(self) -> tuple[Rule, ...]:
         return (self.error_rate, *self.slos)
 
 
+_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _SLO_NAME = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
 
 
@@ -169,6 +174,8 @@ def parse_policy(spec: JSON, presets: frozenset[str]) -> Policy:
             raise FieldError(f"spec.{path}.window", format_duration(rule.window), mend)
     if not policy.incidents.labels or not all(isinstance(v, str) for v in policy.incidents.labels.values()):
         raise FieldError("spec.incidents.labels", policy.incidents.labels, "write at least one label and its value")
+    if bad := next((name for name in policy.incidents.labels if not _LABEL.fullmatch(name)), None):
+        raise FieldError("spec.incidents.labels", bad, "write a Prometheus label name: letters, digits and _")
     if policy.approval.required < 0:
         raise FieldError("spec.approval.required", policy.approval.required, "write 0 or more")
     return policy

@@ -134,6 +134,7 @@ UNLABEL_WITH_TEMPLATE = {**new_image("shop:3"), **label(None)}
 NOT_HELD = "it was not held"
 AMENDMENT = "does not name its author"
 LOCKED = "an edit of spec.paused, spec.strategy"
+RUNNING = "a new pod template, change ID, type or strategy was refused"
 
 GUARD = [
     Attack(
@@ -149,6 +150,24 @@ GUARD = [
         lambda s: s.locked("restoring"),
         strategic(new_image("shop:3")),
         behind=(NOT_HELD,),
+    ),
+    Attack(
+        "new template while running",
+        RUNNING,
+        lambda s: s.marked("running"),
+        strategic(new_image("shop:3")),
+    ),
+    Attack("change ID while running", RUNNING, lambda s: s.marked("running"), patch(label("CHG-20261123-002"))),
+    Attack("type while running", RUNNING, lambda s: s.marked("running"), patch(annotate(type="standard"))),
+    Attack("un-pause while running", "un-pausing was refused", lambda s: s.marked("running"), patch(UN_PAUSE)),
+    Attack(
+        "un-pause of a rejected template", "un-pausing was refused", lambda s: s.marked("rejected"), patch(UN_PAUSE)
+    ),
+    Attack(
+        "rejected mark removed",
+        "an edit of the annotation serin.dev/held",
+        lambda s: s.marked("rejected"),
+        patch(annotate(held=None)),
     ),
     Attack("pause while promoting", LOCKED, Scene.locked, patch(PAUSE)),
     Attack("pause while restoring", LOCKED, lambda s: s.locked("restoring"), patch(PAUSE)),

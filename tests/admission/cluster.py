@@ -194,6 +194,10 @@ class Scene:
         release = {"metadata": {"annotations": {HELD: held}}, "spec": {"paused": False}}
         return self.held()._must(self.serin.patch("deployments", "shop", release))
 
+    def marked(self, held: str) -> "Scene":
+        """The controller has marked the held Deployment: `running`, or `rejected` at the end."""
+        return self.held()._must(self.serin.patch("deployments", "shop", {"metadata": {"annotations": {HELD: held}}}))
+
     def enforce(self) -> "Scene":
         """From now on the namespace requires the label."""
         labels = {"metadata": {"labels": {"serin.dev/enforce": "required"}}}

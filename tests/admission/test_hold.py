@@ -219,3 +219,39 @@ def test_who_may_declare_an_emergency_declares_it(cluster: Bed) -> None:
     scene = Scene(cluster).running()
     patch(STRATEGIC, {**new_image(), **annotate(type="emergency")})(scene, "admin")
     assert_held(scene, "admin")
+
+
+def test_an_emergency_supersedes_a_running_change_and_waits_itself(cluster: Bed) -> None:
+    scene = Scene(cluster).marked("running")
+    emergency = {
+        **new_image("shop:3"),
+        "metadata": {"labels": {LABEL: "CHG-20261123-009"}, "annotations": {TYPE: "emergency"}},
+    }
+    assert scene.admin.patch("deployments", "shop", emergency, "strategic-merge-patch").ok
+    assert scene.annotations()[HELD] == "true"
+
+
+def test_a_second_emergency_does_not_supersede_the_first(cluster: Bed) -> None:
+    scene = Scene(cluster).held(annotations={TYPE: "emergency"})
+    assert scene.serin.patch("deployments", "shop", {"metadata": {"annotations": {HELD: "running"}}}).ok
+    answer = scene.admin.patch("deployments", "shop", new_image("shop:3"), "strategic-merge-patch")
+    assert not answer.ok
+    assert "is running on this Deployment" in answer.message
+
+
+@pytest.mark.parametrize(
+    "edit", [{"labels": {LABEL: "CHG-20261123-009"}}, {"annotations": {"serin.dev/retry": "CHG-20261123-001"}}]
+)
+def test_a_rejected_template_is_asked_for_again_in_the_name_of_who_asks(cluster: Bed, edit: Object) -> None:
+    scene = Scene(cluster).marked("rejected")
+    assert scene.alice.patch("deployments", "shop", {"metadata": edit}).ok
+    assert scene.annotations()[HELD] == "true"
+    assert scene.annotations()[BY] == "alice"
+    assert scene.live()["spec"]["paused"] is True
+
+
+def test_scaling_a_running_and_a_rejected_one_is_free(cluster: Bed) -> None:
+    for held in ("running", "rejected"):
+        scene = Scene(cluster).marked(held)
+        assert scene.bob.patch("deployments", "shop", {"spec": {"replicas": 5}}).ok
+        assert scene.annotations()[HELD] == held

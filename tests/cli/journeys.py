@@ -80,7 +80,7 @@ WAITING = State(
 )
 BAKING = State(
     phase=Phase.PROGRESSING,
-    step=1,
+    step=2,
     weight=50,
     reason="Baking",
     message="50 % until 08:22:00 UTC",
@@ -133,7 +133,7 @@ PROMOTING = replace(
     BAKING,
     phase=Phase.PROMOTING,
     stage=Stage.ROLL,
-    step=2,
+    step=3,
     weight=100,
     reason="Rolling",
     message="4 of 10 pods of shop replaced, 9 ready",
@@ -255,7 +255,7 @@ JOURNEYS: dict[str, tuple[Change, State, Policy | None]] = {
         replace(CHANGE, type=ChangeType.STANDARD, created_at=after(14)),
         replace(
             PROMOTING,
-            step=0,
+            step=1,
             weight=0,
             message="1 of 10 pods of shop replaced, 1 ready",
             targets=(FIRST,),
@@ -270,7 +270,7 @@ JOURNEYS: dict[str, tuple[Change, State, Policy | None]] = {
         replace(CHANGE, namespace="batch"),
         replace(
             PROMOTING,
-            step=0,
+            step=1,
             weight=0,
             reason="Watching",
             message="rolled out; watched until 08:29:30 UTC",

@@ -187,7 +187,7 @@ def watch(cluster: Bed) -> Iterator[Callable[..., Watching]]:
 
 
 def test_status_follows_a_change_to_its_end_line_by_line(cluster: Bed, watch: Callable[..., Watching]) -> None:
-    put(cluster, "CHG-20261123-010", replace(BAKING, history=BAKING.history[:1], step=0, weight=10))
+    put(cluster, "CHG-20261123-010", replace(BAKING, history=BAKING.history[:1], step=1, weight=10))
     seen = watch("status", "-w", "CHG-20261123-010", "-n", SHOP, terminal=False)
     seen.until("History (UTC)")
     assert "step 2 of 3" not in seen.text
