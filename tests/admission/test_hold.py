@@ -232,7 +232,9 @@ def test_an_emergency_supersedes_a_running_change_and_waits_itself(cluster: Bed)
 
 
 def test_a_second_emergency_does_not_supersede_the_first(cluster: Bed) -> None:
-    scene = Scene(cluster).held(annotations={TYPE: "emergency"})
+    scene = Scene(cluster).held()
+    first = {**new_image("shop:8"), **annotate(type="emergency")}
+    assert scene.admin.patch("deployments", "shop", first, "strategic-merge-patch").ok
     assert scene.serin.patch("deployments", "shop", {"metadata": {"annotations": {HELD: "running"}}}).ok
     answer = scene.admin.patch("deployments", "shop", new_image("shop:3"), "strategic-merge-patch")
     assert not answer.ok
@@ -244,7 +246,7 @@ def test_a_second_emergency_does_not_supersede_the_first(cluster: Bed) -> None:
 )
 def test_a_rejected_template_is_asked_for_again_in_the_name_of_who_asks(cluster: Bed, edit: Object) -> None:
     scene = Scene(cluster).marked("rejected")
-    assert scene.alice.patch("deployments", "shop", {"metadata": edit}).ok
+    assert scene.user("alice").patch("deployments", "shop", {"metadata": edit}).ok
     assert scene.annotations()[HELD] == "true"
     assert scene.annotations()[BY] == "alice"
     assert scene.live()["spec"]["paused"] is True
