@@ -1,0 +1,280 @@
+"""Serin on the bed of this session: one controller, short policies, and for each test a namespace and an App.
+
+Bakes and the process's "5 minutes" are scaled down here; that they are 5 minutes is tested in tests/core.
+
+Tests that take `app` run side by side, SIDE_BY_SIDE at a time in threads of their own, all of a module from its first
+one on: a journey is mostly waiting. One that is marked `alone` runs when those of its module are over, in the main
+thread: what hurts the controller or Prometheus has to.
+"""
+
+import asyncio
+import http.client
+import itertools
+import json
+import ssl
+import threading
+import urllib.parse
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import yaml
+
+from testbed import stage
+from testbed.bed import Bed
+from testbed.load import Load, Summary
+from testbed.process import Process
+
+SIDE_BY_SIDE = 8
+BAKE = timedelta(seconds=3)
+POLICY: Mapping[str, Any] = {
+    "minRequests": 8,
+    "errorRate": {"max": "1%", "window": "10s", "sustained": "8s"},
+    "slos": [
+        {"name": "availability", "objective": "99.9%", "burnMax": 14.4, "window": "10s", "sustained": "8s"},
+        {
+            "name": "latency",
+            "objective": "99%",
+            "slowerThan": "1s",
+            "burnMax": 14.4,
+            "window": "10s",
+            "sustained": "8s",
+        },
+    ],
+    "health": {"restartsMax": 1, "notReadyMax": "5s", "progressDeadline": "60s"},
+    "drainMax": "8s",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "alone: runs in the main thread when the other tests of its module are over")
+
+
+class Api:
+    """Reads of the API server over one kept connection: a kubectl each would take the machine's time."""
+
+    def __init__(self, bed: Bed) -> None:
+        config = yaml.safe_load(bed.kubeconfig().read_text())
+        cluster = config["clusters"][0]["cluster"]
+        context = ssl.create_default_context(cafile=cluster["certificate-authority"])
+        address = urllib.parse.urlsplit(cluster["server"]).netloc
+        self._connection = http.client.HTTPSConnection(address, timeout=20, context=context)
+        self._headers = {"Authorization": f"Bearer {config['users'][0]['user']['token']}"}
+        self._lock = threading.Lock()
+
+    def get(self, path: str) -> dict[str, Any] | None:
+        """The decoded object or list; None when there is none."""
+        with self._lock:
+            self._connection.request("GET", path, headers=self._headers)
+            response = self._connection.getresponse()
+            body = response.read()
+        if response.status == http.HTTPStatus.NOT_FOUND:
+            return None
+        assert response.status == http.HTTPStatus.OK, body
+        return dict(json.loads(body))
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class Users:
+    """Requests through the gateway to one App, until `stop`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, load: Load) -> None:
+        self._loop, self.load = loop, load
+        self._summary: Summary | None = None
+
+    def stop(self) -> Summary:
+        """All that they saw."""
+        if self._summary is None:
+            self._summary = asyncio.run_coroutine_threadsafe(self.load.stop(), self._loop).result(20)
+        return self._summary
+
+
+class Serin:
+    """What all tests share: the bed, the controller, the policy in force, and a loop that the users run in."""
+
+    def __init__(self, bed: Bed, controller: Process) -> None:
+        self.bed, self.controller, self.api = bed, controller, Api(bed)
+        self.policy_lock = threading.Lock()
+        self._policy: Mapping[str, Any] = {}
+        self._ids = itertools.count(1)
+        self._names = itertools.count(1)
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread.start()
+
+    def close(self) -> None:
+        self.api.close()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+    def change_id(self) -> str:
+        return f"CHG-20261123-{next(self._ids):03d}"
+
+    def namespace(self, test: str) -> str:
+        plain = test.removeprefix("test_").replace("_", "-").partition("[")[0]
+        return f"{plain[:40].strip('-')}-{next(self._names)}"
+
+    def set_policy(self, wanted: Mapping[str, Any]) -> None:
+        """The policy `standard` from now on: POLICY with the fields of `wanted` instead."""
+        if self._policy != wanted:
+            manifest = stage.policy("standard", bakes=(BAKE, BAKE, BAKE), **{**POLICY, **wanted})
+            self.bed.apply(manifest)
+            self._policy = wanted
+
+    def log_of(self, namespace: str) -> str:
+        """The controller's lines about a namespace."""
+        lines = self.controller.log.read_text(errors="replace").splitlines()
+        return "\n".join(line for line in lines if f'"{namespace}"' in line or f"{namespace}/" in line)
+
+    def lines(self, namespace: str, event: str) -> list[dict[str, Any]]:
+        """The controller's log records of one kind about a namespace."""
+        records = [json.loads(line) for line in self.log_of(namespace).splitlines() if line.startswith("{")]
+        return [record for record in records if record["event"] == event]
+
+
+class Played(stage.App):
+    """An App of a test's own, with what tests look at."""
+
+    def __init__(self, serin: Serin, namespace: str, name: str = "shop", **options: Any) -> None:
+        super().__init__(serin.bed, namespace, name, **options)
+        self.serin = serin
+        self.run: Future[None] | None = None
+        """The test that plays on it, under way in a thread."""
+
+    def start(self, version: str, *, policy: Mapping[str, Any] | None = None, user: str = "alice", **more: Any) -> str:
+        """Apply `version` under a new change ID and a policy of this test's own; returns the ID when it has started."""
+        change = self.serin.change_id()
+        with self.serin.policy_lock:
+            self.serin.set_policy(policy or {})
+            self.change(version, change, user=user, **more)
+            self.wait(change, "Progressing", "Promoting", "RollingBack", *stage.TERMINAL, within=timedelta(seconds=30))
+        return change
+
+    @contextmanager
+    def users(self, rps: float = 50) -> Iterator[Users]:
+        """Users who send requests while the block runs."""
+        start = asyncio.run_coroutine_threadsafe(self.bed.load(self.host, rps=rps), self.serin.loop)
+        users = Users(self.serin.loop, start.result(20))
+        try:
+            yield users
+        finally:
+            users.stop()
+
+    # --- What is to be seen ---
+
+    def read(self, group: str, plural: str, name: str = "") -> dict[str, Any] | None:
+        """An object of the namespace, or their list: `read("apis/apps/v1", "deployments", "shop")`."""
+        return self.serin.api.get(f"/{group}/namespaces/{self.namespace}/{plural}" + (f"/{name}" if name else ""))
+
+    def items(self, group: str, plural: str) -> list[dict[str, Any]]:
+        return list((self.read(group, plural) or {})["items"])
+
+    def status(self, change: str) -> dict[str, Any]:
+        found = self.read("apis/serin.dev/v1alpha1", "changerequests", change.lower())
+        return dict((found or {}).get("status") or {})
+
+    def live(self) -> dict[str, Any]:
+        found = self.read("apis/apps/v1", "deployments", self.name)
+        assert found is not None
+        return found
+
+    def rules(self) -> list[dict[str, Any]]:
+        """The route's rules as they are."""
+        found = self.read("apis/gateway.networking.k8s.io/v1", "httproutes", self.name)
+        assert found is not None
+        return list(found["spec"]["rules"])
+
+    def pods(self, version: str = "") -> dict[str, dict[str, Any]]:
+        """UID to pod, of one version or of all; without those that are being deleted."""
+        return {
+            pod["metadata"]["uid"]: pod
+            for pod in self.items("api/v1", "pods")
+            if pod["spec"]["containers"][0]["image"].endswith(f":{version}" if version else "")
+            and "deletionTimestamp" not in pod["metadata"]
+        }
+
+    def events(self, kind: str) -> list[str]:
+        """Reasons of the Events that Serin wrote about objects of `kind`, oldest first."""
+        found = [
+            event
+            for event in self.items("api/v1", "events")
+            if event["involvedObject"]["kind"] == kind and event["source"].get("component") == "serin"
+        ]
+        return [event["reason"] for event in sorted(found, key=lambda e: str(e["metadata"]["name"]))]
+
+
+# --- Fixtures ---
+
+
+@pytest.fixture(scope="session")
+def serin(bed: Bed) -> Iterator[Serin]:
+    stage.install(bed)
+    controller = stage.controller(
+        bed, SERIN_LEASE_DURATION="6s", SERIN_LEASE_RENEW_DEADLINE="4s", SERIN_LEASE_RETRY="500ms"
+    )
+    controller.start()
+    serin = Serin(bed, controller)
+    serin.set_policy({"minRequests": 9})  # not the shipped one, whatever the first test asks for
+    yield serin
+    serin.close()
+    controller.stop()
+
+
+@pytest.fixture(scope="module")
+def apps(request: pytest.FixtureRequest, serin: Serin) -> Iterator[Mapping[str, Played]]:
+    """The app of every test of the module that takes one, by node ID; those that are not alone are on their way."""
+    found = {}
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        for item in request.session.items:
+            if isinstance(item, pytest.Function) and item.path == request.path and "app" in item.fixturenames:
+                app = Played(serin, serin.namespace(item.name))
+                if item.get_closest_marker("alone") is None:
+                    app.run = pool.submit(_play, item, app)
+                found[item.nodeid] = app
+        yield found
+
+
+def _play(item: pytest.Function, app: Played) -> None:
+    try:
+        app.begin()
+        item.obj(app, **(item.callspec.params if hasattr(item, "callspec") else {}))
+    finally:
+        app.bed.kubectl("delete", "namespace", app.namespace, "--wait=false", check=False)
+
+
+@pytest.fixture
+def app(request: pytest.FixtureRequest, apps: Mapping[str, Played]) -> Iterator[Played]:
+    """An application v1 with 4 replicas and a route, running, in a namespace of this test's own."""
+    app = apps[request.node.nodeid]
+    if app.run is None:
+        wait([other.run for other in apps.values() if other.run])
+        app.begin()
+    yield app
+    if app.run is None:
+        app.bed.kubectl("delete", "namespace", app.namespace, "--wait=false")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """A test that runs side by side with others is not called, but waited for."""
+    app = pyfuncitem.funcargs.get("app")
+    if not isinstance(app, Played) or app.run is None:
+        return None
+    app.run.result()
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure is shown with what the controller logged about its namespace."""
+    report = yield
+    app = item.funcargs.get("app") if isinstance(item, pytest.Function) else None
+    if report.failed and isinstance(app, Played):
+        report.sections.append((f"controller about {app.namespace}", app.serin.log_of(app.namespace)[-12000:]))
+    return report
