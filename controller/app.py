@@ -47,6 +47,7 @@ RIGHTS = (
     ("list", kinds.SERVICES),
     ("create", kinds.SERVICES),
     ("delete", kinds.SERVICES),
+    ("list", kinds.CLAIMS),
     ("list", kinds.ENDPOINT_SLICES),
     ("list", kinds.AUTOSCALERS),
     ("patch", kinds.AUTOSCALERS),
