@@ -230,7 +230,12 @@ class Reconciler:
         self._tell(_change_ref(change), reason, error.message, warning=True)
 
     def _events(self, change: Change, before: State, after: State, observation: Observation) -> None:
-        """One Event for each transition, and one for each new reason to wait."""
+        """One Event for each transition, for each new reason to wait, and for each new warning."""
+        for new in after.warnings:
+            if new not in before.warnings:
+                reason, _, text = new.partition(": ")
+                message = f"{text}; {change.change_id} goes on with what it started with"
+                self._tell(_change_ref(change), reason, message, warning=True)
         moved = len(after.history) > len(before.history) or after.history[-1:] != before.history[-1:]
         if not moved and (before.reason == after.reason or after.reason not in WARNINGS | ASKING):
             return

@@ -44,8 +44,8 @@ Json = dict[str, Any]
 REQUIRED_POLICIES = {
     kinds.MUTATING_POLICIES: ("serin-hold",),
     kinds.MUTATING_BINDINGS: ("serin-hold",),
-    kinds.VALIDATING_POLICIES: ("serin-guard", "serin-own"),
-    kinds.VALIDATING_BINDINGS: ("serin-guard", "serin-own"),
+    kinds.VALIDATING_POLICIES: ("serin-guard", "serin-children", "serin-own"),
+    kinds.VALIDATING_BINDINGS: ("serin-guard", "serin-children", "serin-own"),
 }
 """Without these an approval could be gone around: no change starts."""
 

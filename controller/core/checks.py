@@ -76,7 +76,7 @@ def stable_covers(target: Target, seen: Seen) -> bool:
     if deployment is None:
         return True
     ready = sum(rs.ready for rs in seen.replica_sets if rs.revision == target.stable_revision)
-    return ready > 0 and ready >= target.replicas - deployment.unavailable_max
+    return ready > 0 and ready >= min(target.replicas, deployment.replicas) - deployment.unavailable_max
 
 
 # --- Ends: the change is no longer what the cluster wants ---

@@ -62,7 +62,7 @@ def intake(ask: Ask, today: date) -> Record | LetGo | Rehold | None:
     ]
     if d.held in (Held.RUNNING, Held.PROMOTING, Held.RESTORING):
         return None if any(other.active for _, other in naming) else Rehold()
-    if d.held != Held.WAITING or any(other.active and d.name in other.revisions for _, other in naming):
+    if d.held != Held.WAITING or any(other.active and other.revisions.get(d.name) == d.revision for _, other in naming):
         return None
     active = [rs for rs in ask.replica_sets if rs.replicas > 0]
     if any(rs.revision == d.revision for rs in active):

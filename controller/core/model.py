@@ -208,6 +208,8 @@ class State:
     breaches: tuple[Breach, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     history: tuple[Transition, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """`Reason: text` of what someone should mend, though the change goes on without it."""
     schema: int = 1
 
     def target(self, name: str) -> Target | None:

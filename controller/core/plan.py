@@ -144,6 +144,7 @@ def _writes(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
             yield from _roll(target, seen)
         case Phase.ROLLING_BACK, Stage.RECOVER:
             yield from _recover(state, target, seen)
+            yield from _raise_traffic(state, target, seen)
         case _, Stage.RETURN:
             yield from _return(target, seen)
         case _, Stage.CLEAN:
@@ -170,8 +171,9 @@ def _raise_capacity(state: State, target: Target, seen: Seen) -> Iterator[Intent
     d = seen.deployment
     if d is None or d.revision != target.revision:
         return
-    if target.floor and seen.autoscaler and seen.autoscaler.min_replicas < target.replicas:
-        yield SetFloor(target, target.floor.name, min(target.replicas, seen.autoscaler.max_replicas))
+    scaler = seen.autoscaler
+    if target.floor and scaler and scaler.min_replicas < (floor := min(target.replicas, scaler.max_replicas)):
+        yield SetFloor(target, target.floor.name, floor)
     for pair in target.services:
         if pair.canary not in seen.canary.services:
             yield CreateService(target, pair)
@@ -195,7 +197,7 @@ def _raise_traffic(state: State, target: Target, seen: Seen) -> Iterator[Intent]
         seen.canary.endpoints.get(pair.canary, 0) >= wanted for pair in target.services
     )
     for route in seen.routes:
-        if route.weight != state.weight and (ready or state.stage is Stage.ROLL):
+        if route.weight != state.weight and (ready or state.promoted):
             yield Shift(target, route.key, state.weight)
 
 

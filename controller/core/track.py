@@ -37,6 +37,7 @@ def track(state: State, observation: Observation, policy: Policy, now: datetime)
     )
     state = replace(
         state,
+        warnings=tuple(filter(None, (observation.policy_problem, *observation.environment))),
         settled_at=_settled_at(state, observation, policy, now),
         weighted_at=_weighted_at(state, observation, now),
     )
@@ -70,7 +71,7 @@ def assess(seen: Seen, policy: Policy) -> Target:
         uid=d.uid,
         revision=d.revision,
         strategy=Strategy.NATIVE if why_native else Strategy.CANARY,
-        strategy_reason=why_native or "routes: " + ", ".join(route.key for route in seen.routes),
+        strategy_reason=why_native or f"{', '.join(r.key for r in seen.routes)}; other callers are not split",
         stable_revision=stable.revision if stable else "",
         stable_replica_set=stable.name if stable else "",
         stable_template=stable.template if stable else None,
