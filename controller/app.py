@@ -257,7 +257,10 @@ async def _run(settings: Settings, client: Client) -> None:
         loop.add_signal_handler(number, stop.set)
     server = await process.serve()
     log.info(
-        "started", identity=process.lease.identity, listen=str(settings.listen), prometheus=settings.prometheus_url
+        "started",
+        identity=process.lease.identity,
+        listen=str(settings.listen),
+        prometheus=urlsplit(settings.prometheus_url).hostname,
     )
     caches = [asyncio.create_task(cache.run()) for cache in process.cluster.caches]
     try:

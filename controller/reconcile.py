@@ -5,6 +5,7 @@ first write of a rollback, which waits for nothing.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -85,6 +86,12 @@ class Reconciler:
         self._leads, self._measured, self._now = leads, measured, now
         self._committed: dict[tuple[str, str], tuple[str, State]] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._taking_in = asyncio.Lock()
+        """One at a time, so that no number is given twice."""
+        self._numbered: deque[str] = deque(maxlen=1000)
+        """The IDs recorded last: the cache of other namespaces may not have them yet."""
+        self._starting = asyncio.Lock()
+        """One at a time, so that of two changes of a Deployment one sees the other's start."""
 
     async def reconcile(self, key: Key) -> timedelta | None:
         """One look at one object; returns when to look again, None for at the next event."""
@@ -95,7 +102,13 @@ class Reconciler:
     # --- A Deployment that may ask for a change ---
 
     async def _take_in(self, namespace: str, name: str) -> timedelta | None:
+        async with self._taking_in:
+            return await self._take_in_alone(namespace, name)
+
+    async def _take_in_alone(self, namespace: str, name: str) -> timedelta | None:
         ask = await self._reads.ask(namespace, name)
+        if ask:
+            ask = replace(ask, taken_ids=[*ask.taken_ids, *self._numbered])
         wanted = intake(ask, self._now().date()) if ask else None
         refused = refused_name(name)
         if self._reads.known(namespace, refused) and not (isinstance(wanted, Record) and wanted.name == refused):
@@ -109,6 +122,7 @@ class Reconciler:
             case Record():
                 known = self._reads.known(namespace, wanted.name)
                 if known is None or not _says(known.change, wanted):
+                    self._numbered.append(str(wanted.spec["changeId"]))
                     await self._writes.record(namespace, wanted)
                     log.info(
                         "change_recorded",
@@ -169,6 +183,15 @@ class Reconciler:
         policy = before.policy or observation.policy or NO_POLICY
         now = self._now()
         after = decide(before, observation, policy, now)
+        if before.phase is Phase.WAITING and after.phase not in (Phase.WAITING, after.outcome):
+            async with self._starting:
+                return await self._commit_and_apply(change, before, self._newer(observation), policy, now)
+        return await self._commit_and_apply(change, before, observation, policy, now)
+
+    async def _commit_and_apply(
+        self, change: Change, before: State, observation: Observation, policy: Policy, now: datetime
+    ) -> timedelta | None:
+        after = decide(before, observation, policy, now)
         turning_back = after.phase is Phase.ROLLING_BACK and before.phase is not Phase.ROLLING_BACK
         wrote = False
         if turning_back:
@@ -208,6 +231,17 @@ class Reconciler:
             return _at(change, version), committed
         self._committed.pop(key, None)
         return change, state
+
+    def _newer(self, observation: Observation) -> Observation:
+        """With what we committed ourselves about the other changes."""
+        committed = {key: state for key, (_, state) in self._committed.items()}
+        others = (
+            replace(other, phase=state.phase, revisions={t.name: t.revision for t in state.targets})
+            if (state := committed.get((other.namespace, other.name)))
+            else other
+            for other in observation.others
+        )
+        return replace(observation, others=tuple(others))
 
     def _may_write(self) -> None:
         if not self._leads():

@@ -15,7 +15,6 @@ from controller.core.model import (
     Autoscaler,
     Change,
     Deployment,
-    Other,
     Pod,
     ReplicaSet,
     ServicePair,
@@ -188,19 +187,6 @@ def change(raw: Json) -> tuple[Change, State]:
         spec=spec,
     )
     return found, decode(State, raw.get("status") or {}, "status")
-
-
-def other(found: Change, state: State) -> Other:
-    return Other(
-        namespace=found.namespace,
-        name=found.name,
-        change_id=found.change_id,
-        phase=state.phase,
-        revisions={t.name: t.revision for t in state.targets},
-        rejected=state.rejected,
-        created_at=found.created_at,
-        cause=state.cause,
-    )
 
 
 def selects(selector: Mapping[str, str] | None, labels: Mapping[str, str]) -> bool:

@@ -22,6 +22,7 @@ from controller.core.model import (
     CanaryParts,
     Change,
     Deployment,
+    Held,
     Measurements,
     Observation,
     Other,
@@ -68,7 +69,7 @@ class Known:
 
     @property
     def other(self) -> Other:
-        return manifest.other(self.change, self.state)
+        return Other.of(self.change, self.state)
 
 
 @dataclass(frozen=True)
@@ -206,12 +207,16 @@ class Cluster:
             d = manifest.deployment(await self._client.get(kinds.DEPLOYMENTS, namespace, name))
         except NotFoundError:
             return None
-        known = [k for k in self.changes.list(namespace) if not k.unreadable]
+        known = self.changes.list()
+        if d.held == Held.WAITING:
+            # Live: a record that was made a moment ago, for this template, must not be made twice.
+            here = [_known({"kind": "ChangeRequest", **raw}) for raw in await self._items(kinds.CHANGES, namespace)]
+            known = [*here, *(k for k in known if k.change.namespace != namespace)]
         return Ask(
             deployment=d,
             replica_sets=await self._replica_sets(d),
-            changes=[(k.change, k.other) for k in known],
-            taken_ids=[k.change.change_id for k in self.changes.list()],
+            changes=[(k.change, k.other) for k in known if k.change.namespace == namespace and not k.unreadable],
+            taken_ids=[k.change.change_id for k in known],
         )
 
     # --- One change ---

@@ -1,4 +1,7 @@
-"""Every write to the cluster: an intent of `core.plan` as one request. Each carries the resource version it rests on, or our field manager."""
+"""Every write to the cluster: an intent of `core.plan` as one request.
+
+Each carries the resource version that it rests on, or our field manager.
+"""
 
 import json
 from datetime import UTC, datetime
@@ -256,7 +259,7 @@ class Writer:
 
 
 def _with_template(last_applied: str, template: Json) -> str:
-    """The annotation of client-side apply with the template that is put back, so that fields dropped since are dropped again."""
+    """The annotation of client-side apply with the template that is put back, so that its fields are known to it."""
     try:
         applied = json.loads(last_applied)
         applied["spec"]["template"] = template

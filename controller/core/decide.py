@@ -107,6 +107,9 @@ def roll_back(state: State, observation: Observation, finding: Finding, now: dat
         outcome=finding.outcome,
         rejected=finding.rejected and any(t.stable_revision for t in state.targets),
     )
+    if state.phase is Phase.WAITING and finding.reason == "Withdrawn" and _asked_for(state, observation):
+        # Its template is marked as rejected: a request that was withdrawn is not recorded anew.
+        return enter(state, Phase.ROLLING_BACK, now, finding.reason, finding.message, stage=Stage.CLEAN, weight=0)
     if state.phase is Phase.WAITING:
         return enter(state, finding.outcome, now, finding.reason, finding.message, weight=0)
     covered = all(stable_covers(target, seen) for target, seen in targets(state, observation, Strategy.CANARY))
@@ -115,6 +118,12 @@ def roll_back(state: State, observation: Observation, finding: Finding, now: dat
             state, Phase.ROLLING_BACK, now, finding.reason, finding.message, stage=Stage.RECOVER, weight=state.weight
         )
     return enter(state, Phase.ROLLING_BACK, now, finding.reason, finding.message, stage=Stage.RETURN, weight=0)
+
+
+def _asked_for(state: State, observation: Observation) -> bool:
+    """Whether the Deployments still ask for this change, and not for another one with the same template."""
+    found = [seen.deployment for _, seen in targets(state, observation)]
+    return bool(found) and all(d is not None and checks.ours(observation.change, d) for d in found)
 
 
 def start(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
@@ -346,7 +355,7 @@ def recheck_after(state: State, policy: Policy, now: datetime) -> timedelta | No
     if state.phase.terminal:
         return None
     if state.phase is Phase.WAITING:
-        return timedelta(seconds=10)
+        return timedelta(minutes=1)
     soon = timedelta(seconds=1)
     if state.phase is Phase.PROGRESSING and state.settled_at:
         left = state.settled_at + policy.step(state.step).bake - now

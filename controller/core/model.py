@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Self
 
 from controller.core.codec import JSON
 from controller.core.policy import ChangeType, Policy
@@ -420,6 +421,19 @@ class Other:
     rejected: bool
     created_at: datetime | None = None
     cause: str = ""
+
+    @classmethod
+    def of(cls, change: Change, state: State) -> Self:
+        return cls(
+            namespace=change.namespace,
+            name=change.name,
+            change_id=change.change_id,
+            phase=state.phase,
+            revisions={t.name: t.revision for t in state.targets},
+            rejected=state.rejected,
+            created_at=change.created_at,
+            cause=state.cause,
+        )
 
     @property
     def active(self) -> bool:

@@ -223,9 +223,9 @@ def test_a_full_state_survives_the_api_server(cluster: Bed) -> None:
     assert list(left_out(FULL, "status")) == ["status.schema"], (
         "FULL must fill every field: a pruned one is noticed then"
     )
-    cluster.apply(request("chg-20261123-001"))
-    put_status(cluster, "chg-20261123-001", FULL)
-    stored = cluster.get("chg", "chg-20261123-001")["status"]
+    cluster.apply(request("chg-20261101-001"))
+    put_status(cluster, "chg-20261101-001", FULL)
+    stored = cluster.get("chg", "chg-20261101-001")["status"]
     assert stored == codec.encode(FULL)
     assert codec.decode(State, stored) == FULL
 
@@ -254,7 +254,7 @@ def table(cluster: Bed, name: str) -> list[str]:
 
 
 def test_kubectl_get_chg_shows_the_journey(cluster: Bed) -> None:
-    name = "chg-20261123-002"
+    name = "chg-20261101-002"
     cluster.apply(request(name, requestedBy="alice"))
     put_status(cluster, name, FULL)
     # A new version of a CRD is served a moment after it is established: the columns come with it.
