@@ -95,6 +95,7 @@ class _Changes(Collector):
             return GaugeMetricFamily(f"serin_{name}", text, labels=("namespace", "change", *labels))
 
         phase = gauge("change_phase", "1 for the phase that the change is in, 0 for the others.", "type", "phase")
+        reason = gauge("change_reason", "Always 1; the label says why the change is where it is, or ended.", "reason")
         step = gauge("change_step", "Step of the change, 1 is the first; 0 before the start.")
         desired = gauge("change_weight_desired", "Percent of the traffic that the canary is to have.")
         actual = gauge("change_weight_actual", "Percent that the routes of a Deployment give its canary.", "target")
@@ -109,6 +110,8 @@ class _Changes(Collector):
             names = (seen.change.namespace, seen.change.change_id)
             for each in Phase:
                 phase.add_metric((*names, kind, each.value), each is state.phase)
+            if state.reason:
+                reason.add_metric((*names, state.reason), 1)
             step.add_metric(names, state.step)
             desired.add_metric(names, state.weight)
             for target, weight in seen.weights.items():
@@ -117,7 +120,7 @@ class _Changes(Collector):
                 ratio.add_metric((*names, *labels), value)
             for b in () if state.phase.terminal else state.breaches:
                 breach.add_metric((*names, b.target, b.rule), b.bad_for.total_seconds())
-        yield from (phase, step, desired, actual, ratio, breach)
+        yield from (phase, reason, step, desired, actual, ratio, breach)
 
 
 # --- What the reconciler calls ---
@@ -147,6 +150,7 @@ class Telemetry:
         )
         self._leader = Gauge("serin_leader", "1 while this process leads.", registry=registry)
         self._prometheus_up = Gauge("serin_prometheus_up", "1 while Prometheus answers.", registry=registry)
+        self._admission = Gauge("serin_admission_up", "1 while the admission policies are there.", registry=registry)
         build = Gauge("serin_build_info", "Always 1; the version is a label.", ("version",), registry=registry)
         build.labels(version("serin")).set(1)
 
@@ -208,6 +212,9 @@ class Telemetry:
 
     def prometheus_answers(self, up: bool) -> None:
         self._prometheus_up.set(up)
+
+    def admission_found(self, found: bool) -> None:
+        self._admission.set(found)
 
     def exposition(self) -> tuple[bytes, str]:
         """The body of /metrics and its content type."""

@@ -214,6 +214,14 @@ def test_only_the_current_phase_is_one(telemetry: Telemetry) -> None:
     assert [labels for labels, value in phases.items() if value] == ["type=normal,phase=RollingBack"]
 
 
+def test_the_reason_is_the_newest_one(telemetry: Telemetry) -> None:
+    telemetry.decision(CHANGE, State(), State(), observe())
+    assert series(telemetry, "serin_change_reason") == {}
+    telemetry.decision(CHANGE, State(), RUNNING, observe(50))
+    telemetry.decision(CHANGE, RUNNING, ROLLED_BACK, observe(50))
+    assert series(telemetry, "serin_change_reason") == {"reason=ErrorRate": 1}
+
+
 def test_step_and_weights(telemetry: Telemetry) -> None:
     telemetry.decision(CHANGE, State(), State(), observe())
     assert series(telemetry, "serin_change_step") == {"": 0}
@@ -266,11 +274,17 @@ def test_decisions_transitions_and_writes_are_counted(telemetry: Telemetry) -> N
 def test_the_process_tells_of_itself(telemetry: Telemetry) -> None:
     telemetry.leading(True)
     telemetry.prometheus_answers(False)
+    telemetry.admission_found(True)
     telemetry.reconciled(timedelta(milliseconds=20))
     body, content_type = telemetry.exposition()
     text = body.decode()
     assert content_type.startswith("text/plain")
-    for line in ("serin_leader 1.0", "serin_prometheus_up 0.0", "serin_reconcile_seconds_count 1.0"):
+    for line in (
+        "serin_leader 1.0",
+        "serin_prometheus_up 0.0",
+        "serin_admission_up 1.0",
+        "serin_reconcile_seconds_count 1.0",
+    ):
         assert line in text
     assert 'serin_build_info{version="' in text
     assert "process_cpu_seconds_total" in text
