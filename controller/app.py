@@ -112,6 +112,8 @@ class _Process:
         self.telemetry = Telemetry(now)
         self.queue: WorkQueue[Key] = WorkQueue()
         self.cluster = Cluster(client, frozenset(PRESETS), self.queue.add)
+        self.looked = False
+        """Whether the first lists are in: before that nothing can be said of the cluster."""
         identity = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
         self.lease = Lease(
             client,
@@ -172,25 +174,40 @@ class _Process:
         known = self.cluster.known(key.namespace, key.name) if key.kind == "ChangeRequest" else None
         return known is not None and known.state.phase is Phase.ROLLING_BACK
 
-    async def look_at_all(self) -> None:
-        """Every so often everything is looked at, event or not; and whether the admission policies are still there."""
+    async def watch_admission(self) -> None:
+        """Leading or not: a replica that stands by is ready as soon as it could lead."""
         while True:
+            await asyncio.sleep(self.settings.resync.total_seconds())
             try:
-                before = self.cluster.lacking
-                await self.cluster.check_admission()
-                if self.cluster.lacking != before:
-                    for text in self.cluster.lacking or ("AdmissionFound: the admission policies are installed",):
-                        reason, _, message = text.partition(": ")
-                        log.warning("admission", reason=reason, message=message)
+                await self.look_at_admission()
             except SerinError as error:
                 log.warning("admission_unknown", reason=error.reason, message=error.message)
-            for known in self.cluster.changes.list():
-                if not known.state.phase.terminal or known.change.finalizer:
-                    self.queue.add(Key("ChangeRequest", known.change.namespace, known.change.name))
-            for d in self.cluster.deployments.list():
-                if d.held:
-                    self.queue.add(Key("Deployment", d.namespace, d.name))
+
+    async def look_at_admission(self) -> None:
+        """Whether the admission policies are there; said aloud, and everything looked at, when that has changed."""
+        before = self.cluster.lacking
+        await self.cluster.check_admission()
+        lacking = self.cluster.lacking
+        self.telemetry.admission_found(not lacking)
+        if lacking != before:
+            for text in lacking or ("AdmissionFound: the admission policies are installed",):
+                reason, _, message = text.partition(": ")
+                log.warning("admission", reason=reason, message=message)
+            self._add_all()
+
+    async def look_at_all(self) -> None:
+        """Every so often everything is looked at, event or not."""
+        while True:
+            self._add_all()
             await asyncio.sleep(self.settings.resync.total_seconds())
+
+    def _add_all(self) -> None:
+        for known in self.cluster.changes.list():
+            if not known.state.phase.terminal or known.change.finalizer:
+                self.queue.add(Key("ChangeRequest", known.change.namespace, known.change.name))
+        for d in self.cluster.deployments.list():
+            if d.held:
+                self.queue.add(Key("Deployment", d.namespace, d.name))
 
     async def synced(self) -> None:
         try:
@@ -242,6 +259,8 @@ class _Process:
         return web.Response(text="ok\n")
 
     async def _readyz(self, request: web.Request) -> web.Response:
+        if not self.looked:
+            return web.Response(status=503, text="the first lists are not in yet\n")
         troubles = [f"{c.resource.label}: {c.trouble}" for c in self.cluster.caches if c.trouble and c.available]
         troubles += list(self.cluster.lacking)
         if troubles:
@@ -262,28 +281,27 @@ async def _run(settings: Settings, client: Client) -> None:
         listen=str(settings.listen),
         prometheus=urlsplit(settings.prometheus_url).hostname,
     )
-    caches = [asyncio.create_task(cache.run()) for cache in process.cluster.caches]
+    background: list[asyncio.Task[None]] = [asyncio.create_task(cache.run()) for cache in process.cluster.caches]
     try:
         await process.synced()
-        await process.cluster.check_admission()
-        for text in process.cluster.lacking:
-            reason, _, message = text.partition(": ")
-            log.warning("admission", reason=reason, message=message)
+        await process.look_at_admission()
+        process.looked = True
+        background.append(asyncio.create_task(process.watch_admission()))
         leading = asyncio.create_task(process.lead())
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait([leading, stopping, *caches], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([leading, stopping, *background], return_when=asyncio.FIRST_COMPLETED)
         if not leading.done():
             leading.cancel()
         await asyncio.gather(leading, return_exceptions=True)
         await process.lease.release()
         process.telemetry.leading(False)
         if not stop.is_set():
-            _raise_first(leading, *caches)
+            _raise_first(leading, *background)
         log.info("stopped", reason="Signal")
     finally:
-        for task in caches:
+        for task in background:
             task.cancel()
-        await asyncio.gather(*caches, return_exceptions=True)
+        await asyncio.gather(*background, return_exceptions=True)
         await server.cleanup()
         await process.prometheus.close()
 
