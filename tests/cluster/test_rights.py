@@ -1,17 +1,42 @@
-"""What the controller reads and asks for at its start is what manifests/rbac.yaml gives it."""
+"""manifests/rbac.yaml gives the controller what it asks for at its start, all that the code needs, and nothing else."""
 
+import ast
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from controller.app import RIGHTS
+from controller import app
+from controller.app import IDENTITY, RIGHTS
 from controller.cluster import kinds
-from controller.cluster.client import Resource
+from controller.cluster.client import Client, Resource
+from controller.cluster.read import REQUIRED_POLICIES
+from controller.errors import PermanentError
+from testbed.bed import Bed
+from tests.cluster.conftest import Connect
 
-RBAC = Path(__file__).resolve().parents[2] / "manifests" / "rbac.yaml"
-READ = [value for value in vars(kinds).values() if isinstance(value, Resource) and value is not kinds.EVENTS]
+ROOT = Path(__file__).resolve().parents[2]
+RBAC = ROOT / "manifests" / "rbac.yaml"
+CLUSTER = ROOT / "controller" / "cluster"
+SUBRESOURCES = {("patch", "changerequests/status.serin.dev"), ("update", "changerequests/finalizers.serin.dev")}
+CANARYS = (kinds.DEPLOYMENTS, kinds.SERVICES)
+ASKED = {(verb, resource.label) for resource, verbs in RIGHTS.items() for verb in verbs.split()}
+FORBIDDEN = (
+    ("get", "", "secrets"),
+    ("get", "", "configmaps"),
+    ("create", "", "pods"),
+    ("create", "", "pods/exec"),
+    ("patch", "apps", "replicasets"),
+    ("create", "serin.dev", "changedecisions"),
+    ("patch", "serin.dev", "changepolicies"),
+    ("approve", "serin.dev", "changetypes"),
+    ("delete", "admissionregistration.k8s.io", "validatingadmissionpolicybindings"),
+    ("create", "rbac.authorization.k8s.io", "clusterrolebindings"),
+    ("impersonate", "", "users"),
+)
 
 
 def granted() -> set[tuple[str, str]]:
@@ -27,10 +52,52 @@ def granted() -> set[tuple[str, str]]:
     }
 
 
-@pytest.mark.parametrize("resource", READ, ids=lambda r: r.label)
-def test_every_kind_that_is_read_may_be_listed(resource: Resource) -> None:
-    assert ("list", resource.label) in granted()
+def requests() -> Iterator[tuple[str, Resource]]:
+    """Every request in the code of controller/cluster whose kind stands there by name."""
+    verbs = {"_items": ["list"], "_create": ["create", "get"], "_delete": ["delete"], "Cache": ["list", "watch"]}
+    for path in (CLUSTER / "read.py", CLUSTER / "write.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func).rpartition(".")[2]
+                asked = verbs.get(called, [called] if re.search(r"_client\.", ast.unparse(node.func)) else [])
+                for argument in node.args[:2]:
+                    found = re.fullmatch(r"kinds\.([A-Z_]+)(\[kind\]|\[intent\.kind\])?", ast.unparse(argument))
+                    value = getattr(kinds, found[1]) if found else None
+                    for resource in value.values() if isinstance(value, dict) else [value] if value else []:
+                        yield from ((verb, resource) for verb in asked)
 
 
-def test_the_rights_asked_for_at_the_start_are_granted() -> None:
-    assert {(verb, resource.label) for verb, resource in RIGHTS} <= granted()
+def test_what_is_granted_is_what_is_asked_for() -> None:
+    assert granted() == ASKED | SUBRESOURCES
+
+
+def test_what_the_code_requests_is_asked_for() -> None:
+    found = {(verb, resource.label) for verb, resource in requests()}
+    assert len(found) > 30
+    assert found <= ASKED
+    by_variable = (*REQUIRED_POLICIES, *kinds.ROUTES.values(), *kinds.COMPANIONS.values(), *CANARYS)
+    assert {label for _, label in ASKED - found} <= {resource.label for resource in by_variable}
+
+
+@pytest.fixture
+def installed(control_plane: Bed) -> Bed:
+    for part in ("namespace.yaml", "rbac.yaml", "crds/"):
+        control_plane.kubectl("apply", "--server-side", "-f", str(ROOT / "manifests" / part))
+    control_plane.kubectl("wait", "--for=condition=Established", "crd/changerequests.serin.dev", "--timeout=30s")
+    return control_plane
+
+
+async def test_the_api_server_agrees(installed: Bed, connect: Connect) -> None:
+    serin: Client = await connect(installed.kubeconfig(), impersonate=IDENTITY)
+    await app.check_cluster(serin)
+    for verb, group, resource in FORBIDDEN:
+        assert not await serin.access_review(verb, group, resource, "serin-system"), (verb, resource)
+
+
+async def test_a_missing_right_is_named_at_the_start(installed: Bed, connect: Connect) -> None:
+    nobody = await connect(installed.kubeconfig("mallory"))
+    with pytest.raises(
+        PermanentError, match=r"may not .*delete replicasets\.apps|may not .*list changepolicies"
+    ) as why:
+        await app.check_cluster(nobody)
+    assert why.value.reason == "PermissionDenied"
