@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import structlog
+import tenacity
 from aiohttp import web
 
 from controller.cluster import kinds
@@ -32,6 +33,7 @@ log = structlog.get_logger()
 IDENTITY = "system:serviceaccount:serin-system:serin"
 """Who the controller is, in the cluster and out of it: the admission policies let no one else through."""
 KUBERNETES_MIN = (1, 36)
+PATIENCE = timedelta(seconds=10)
 SYNC_MAX = timedelta(minutes=1)
 CONTACT_MAX = timedelta(minutes=3)
 LOOK_AGAIN = timedelta(milliseconds=50)
@@ -72,10 +74,22 @@ async def run(settings: Settings) -> None:
     """
     client = await Client.connect(kubeconfig=settings.kubeconfig, impersonate=IDENTITY, timeout=timedelta(seconds=10))
     try:
-        await check_cluster(client)
+        async for attempt in tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(_may_pass),
+            stop=tenacity.stop_after_delay(PATIENCE),
+            wait=tenacity.wait_fixed(1),
+            reraise=True,
+        ):
+            with attempt:
+                await check_cluster(client)
         await _run(settings, client)
     finally:
         await client.close()
+
+
+def _may_pass(error: BaseException) -> bool:
+    """What has just been installed takes a moment to be served, and rights to be known to every API server."""
+    return isinstance(error, SerinError) and error.reason != "KubernetesTooOld"
 
 
 async def check_cluster(client: Client) -> None:

@@ -32,9 +32,15 @@ spec:
 
 
 def install(bed: Bed) -> None:
-    """What the README tells people to install, and wait until the admission policies act (about two seconds)."""
+    """What the README tells people to install, and wait until the admission policies act (about two seconds).
+
+    alice asks for changes; the controller runs as a process beside the bed, not in it.
+    """
     for directory in ("manifests", "policies"):
         bed.kubectl("apply", "--server-side", "-k", str(ROOT / directory))
+    for installed in bed.kubectl("get", "deployments", "-n", "serin-system", "-o", "name").split():
+        bed.kubectl("scale", installed, "--replicas=0", "-n", "serin-system")
+    bed.kubectl("create", "clusterrolebinding", "alice-requests", "--clusterrole=serin-requester", "--user=alice")
     bed.kubectl("wait", "--for=condition=Established", "crd/changerequests.serin.dev", "--timeout=30s")
 
     def holds() -> bool:

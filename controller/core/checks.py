@@ -423,14 +423,21 @@ def baking(state: State, observation: Observation, policy: Policy, now: datetime
 
 def low_traffic(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
     """Data is fine, but too few requests came to say much: twice the bake, then on (or hold, by policy)."""
-    few = [e for e in state.evidence if e.rule == "error-rate" and e.requests < policy.min_requests]
-    if not few or state.settled_at is None:
+    fewest = min((e.requests for e in state.evidence), default=0)
+    if state.settled_at is None or fewest >= policy.min_requests:
         return None
-    until = state.settled_at + 2 * policy.step(state.step).bake
-    count = f"{few[0].requests} of the {policy.min_requests} requests that a verdict needs"
+    count = f"{fewest} of the {policy.min_requests} requests that a verdict needs"
+    until = low_traffic_until(state, policy)
     if policy.low_traffic is LowTraffic.HOLD:
         return Finding("LowTraffic", f"{count}; the policy holds until there are more")
     return Finding("LowTraffic", f"{count}; on at {until:%H:%M:%S} UTC all the same") if now < until else None
+
+
+def low_traffic_until(state: State, policy: Policy) -> datetime:
+    """When a settled step goes on though few requests came: after twice its bake."""
+    if state.settled_at is None:
+        raise ValueError("the step is not settled")
+    return state.settled_at + 2 * (policy.steps[-1] if state.promoted else policy.step(state.step)).bake
 
 
 def no_pass(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:

@@ -143,7 +143,7 @@ def start(state: State, observation: Observation, policy: Policy, now: datetime)
 
 
 def next_step(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
-    low = any(e.rule == "error-rate" and e.requests < policy.min_requests for e in state.evidence)
+    low = any(e.requests < policy.min_requests for e in state.evidence)
     state = replace(state, low_evidence=state.low_evidence or low)
     step = state.step + 1
     if step > len(policy.steps):

@@ -7,13 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 
-from controller.core import slo
 from controller.core.checks import has_capacity, need, ours, rolled, route_pending
-from controller.core.codec import format_duration, format_ratio
+from controller.core.judge import judge
 from controller.core.model import (
-    Arm,
-    Breach,
-    Evidence,
     Floor,
     Observation,
     Phase,
@@ -22,11 +18,8 @@ from controller.core.model import (
     State,
     Strategy,
     Target,
-    Verdict,
 )
-from controller.core.policy import ChangeType, Policy, Rule
-
-NO_ARM = Arm()
+from controller.core.policy import Policy
 
 
 def track(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
@@ -42,7 +35,7 @@ def track(state: State, observation: Observation, policy: Policy, now: datetime)
         weighted_at=_weighted_at(state, observation, now),
     )
     if state.phase in (Phase.PROGRESSING, Phase.PROMOTING):
-        state = _judge(state, observation, policy, now)
+        state = judge(state, observation, policy, now)
     return state
 
 
@@ -138,93 +131,3 @@ def _settled_at(state: State, observation: Observation, policy: Policy, now: dat
 def _weighted_at(state: State, observation: Observation, now: datetime) -> datetime | None:
     shown = any(not route.intact for seen in observation.targets.values() for route in seen.routes)
     return state.weighted_at or (now if shown and state.phase is Phase.PROGRESSING else None)
-
-
-# --- The judgement, as the process states it ---
-
-
-def _judge(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
-    measured = observation.measurements
-    exposed = [t for t in state.targets if state.weighted_at and (t.strategy is Strategy.CANARY or state.promoted)]
-    breaches, evidence = [], []
-    blind = False
-    # Until the first scrape after the step was set up, silence says nothing.
-    early = state.settled_at is not None and now - state.settled_at <= policy.metrics.stale_after
-    for target in exposed:
-        for rule in policy.rules:
-            name = rule.name
-            arms = measured.arms if measured else {}
-            canary, stable = (arms.get((target.name, name, side), NO_ARM) for side in ("canary", "stable"))
-            fresh = measured is not None and not measured.problem and slo.fresh(canary, now, policy.metrics.stale_after)
-            known = next((b for b in state.breaches if (b.rule, b.target) == (name, target.name)), None)
-            known = known or Breach(name, target.name, last_at=state.weighted_at)
-            breach = slo.extend(
-                known, canary, ratio_max=rule.bad_ratio_max, window=rule.window, gap_max=policy.metrics.stale_after
-            )
-            breaches.append(breach)
-            evidence.append(_evidence(state, observation, policy, rule, breach, canary, stable, fresh=fresh, now=now))
-            new = early and canary.fresh_at is None and not (measured and measured.problem)
-            blind |= not fresh and not new and target.strategy is Strategy.CANARY
-    waiting = bool(state.settled_at) or state.phase is Phase.PROMOTING
-    return replace(
-        state,
-        breaches=tuple(breaches),
-        evidence=tuple(evidence),
-        measured_at=measured.taken_at if measured else state.measured_at,
-        no_data_since=(state.no_data_since or now) if blind and waiting else None,
-    )
-
-
-def _evidence(
-    state: State,
-    observation: Observation,
-    policy: Policy,
-    rule: Rule,
-    breach: Breach,
-    canary: Arm,
-    stable: Arm,
-    *,
-    fresh: bool,
-    now: datetime,
-) -> Evidence:
-    name = breach.rule
-    data_at = breach.last_at if canary.samples else None
-    since = state.settled_at or state.entered_at or now
-    bad_all, total_all = slo.counts(canary, since)
-    last = breach.last_at or now
-    bad, total = slo.window(canary.samples, last, rule.window)
-    stable_bad, stable_total = slo.window(stable.samples, last, rule.window)
-    limit = rule.bad_ratio_max
-    what = f"answers slower than {format_duration(rule.slower_than)}" if rule.slower_than else "fails"
-    share = bad / total if total else 0.0
-    stable_share = stable_bad / stable_total if stable_total else 0.0
-    spared = observation.change.type is ChangeType.EMERGENCY and stable_total > 0 and stable_share >= share
-    verdict, tail = Verdict.PASS, ""
-    if breach.bad_for >= rule.sustained and not spared:
-        verdict = Verdict.FAIL
-        tail = f" for {format_duration(breach.bad_for)}"
-    elif not fresh:
-        verdict, tail = Verdict.INCONCLUSIVE, "; no fresh data"
-    elif breach.last_bad:
-        verdict, tail = (
-            Verdict.INCONCLUSIVE,
-            f" for {format_duration(breach.bad_for)} of {format_duration(rule.sustained)}",
-        )
-    elif canary.fresh_at is None or canary.fresh_at <= since:
-        verdict, tail = Verdict.INCONCLUSIVE, "; no data newer than the step"
-    if stable_total and stable_share > limit:
-        tail += f"; stable is failing too ({format_ratio(round(stable_share, 4))})"
-    bad_share, stable_bad_share = (format_ratio(round(value, 4)) for value in (share, stable_share))
-    counted = f"{bad_share} of {total:.0f} requests in {format_duration(rule.window)}"
-    text = f"{name}: {breach.target} {what} {counted} (limit {format_ratio(limit)}, stable {stable_bad_share}){tail}"
-    return Evidence(
-        rule=name,
-        target=breach.target,
-        verdict=verdict,
-        value=format_ratio(round(share, 4)),
-        threshold=format_ratio(limit),
-        message=text[:240],
-        requests=round(total_all),
-        bad=round(bad_all),
-        data_at=data_at,
-    )

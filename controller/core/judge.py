@@ -1,0 +1,133 @@
+"""The judgement, as the process states it: of each rule, a verdict and the numbers that it stands on."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from controller.core import slo
+from controller.core.checks import low_traffic_until
+from controller.core.codec import format_duration, format_ratio
+from controller.core.model import Arm, Breach, Evidence, Observation, Phase, State, Strategy, Target, Verdict
+from controller.core.policy import ChangeType, LowTraffic, Policy, Rule
+
+MESSAGE_MAX = 240
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What there is to judge one rule of one Deployment by."""
+
+    target: Target
+    rule: Rule
+    canary: Arm
+    stable: Arm
+    fresh: bool
+    """The canary's metrics are new enough to be used."""
+    breach: Breach
+    """With all of the canary's samples taken in."""
+
+
+def judge(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
+    """The state with the newest verdicts; without any before the canary has weight."""
+    measured = observation.measurements
+    exposed = [t for t in state.targets if state.weighted_at and (t.strategy is Strategy.CANARY or state.promoted)]
+    readings = [_read(state, observation, policy, target, rule, now) for target in exposed for rule in policy.rules]
+    # Until the first scrape after the step was set up, silence says nothing.
+    early = state.settled_at is not None and now - state.settled_at <= policy.metrics.stale_after
+    excused = early and measured is not None and not measured.problem
+    blind = any(
+        not r.fresh and not (excused and r.canary.fresh_at is None)
+        for r in readings
+        if r.target.strategy is Strategy.CANARY
+    )
+    waiting = state.settled_at is not None or state.phase is Phase.PROMOTING
+    return replace(
+        state,
+        breaches=tuple(r.breach for r in readings),
+        evidence=tuple(_evidence(state, observation, policy, r, now) for r in readings),
+        measured_at=measured.taken_at if measured else state.measured_at,
+        no_data_since=(state.no_data_since or now) if blind and waiting else None,
+    )
+
+
+def _read(state: State, observation: Observation, policy: Policy, target: Target, rule: Rule, now: datetime) -> Reading:
+    measured, since = observation.measurements, state.weighted_at
+    assert since is not None
+    arms = measured.arms if measured else {}
+    canary, stable = (arms.get((target.name, rule.name, side), Arm()) for side in ("canary", "stable"))
+    # What the canary before this one answered, under the same name, is not this one's.
+    canary = replace(canary, samples=tuple(sample for sample in canary.samples if sample.at > since))
+    known = next((b for b in state.breaches if (b.rule, b.target) == (rule.name, target.name)), None)
+    stale_after = policy.metrics.stale_after
+    return Reading(
+        target=target,
+        rule=rule,
+        canary=canary,
+        stable=stable,
+        fresh=measured is not None and not measured.problem and slo.fresh(canary, now, stale_after),
+        breach=slo.extend(
+            known or Breach(rule.name, target.name, last_at=since),
+            canary,
+            ratio_max=rule.bad_ratio_max,
+            window=rule.window,
+            gap_max=stale_after,
+        ),
+    )
+
+
+def _evidence(state: State, observation: Observation, policy: Policy, r: Reading, now: datetime) -> Evidence:
+    since = state.settled_at or state.entered_at or now
+    bad, total = slo.counts(r.canary, since)
+    at = r.breach.last_at or now
+    share = Share(*slo.window(r.canary.samples, at, r.rule.window))
+    stable = Share(*slo.window(r.stable.samples, at, r.rule.window))
+    verdict, why = _verdict(state, observation, policy, r, now, spared=stable.ratio >= share.ratio and stable.total > 0)
+    limit = r.rule.bad_ratio_max
+    what = f"answers slower than {format_duration(r.rule.slower_than)}" if r.rule.slower_than else "fails"
+    counted = f"{share} of {share.total:.0f} requests in {format_duration(r.rule.window)}"
+    also = f"; stable is failing too ({stable})" if stable.total and stable.ratio > limit else ""
+    text = f"{r.target.name} {what} {counted} (limit {format_ratio(limit)}, stable {stable}){why}{also}"
+    return Evidence(
+        rule=r.rule.name,
+        target=r.target.name,
+        verdict=verdict,
+        value=str(share),
+        threshold=format_ratio(limit),
+        message=f"{r.rule.name}: {text}"[:MESSAGE_MAX],
+        requests=round(total),
+        bad=round(bad),
+        data_at=r.breach.last_at if r.canary.samples else None,
+    )
+
+
+def _verdict(
+    state: State, observation: Observation, policy: Policy, r: Reading, now: datetime, *, spared: bool
+) -> tuple[Verdict, str]:
+    """And what is to be said of it. `spared`: an Emergency is not rolled back to what fails as much."""
+    bad_for, sustained = r.breach.bad_for, r.rule.sustained
+    if bad_for >= sustained and not (spared and observation.change.type is ChangeType.EMERGENCY):
+        return Verdict.FAIL, f" for {format_duration(bad_for)}"
+    if not r.fresh:
+        return Verdict.INCONCLUSIVE, "; no fresh data"
+    if r.breach.last_bad:
+        return Verdict.INCONCLUSIVE, f" for {format_duration(bad_for)} of {format_duration(sustained)}"
+    if r.canary.fresh_at is None or state.settled_at is None or r.canary.fresh_at <= state.settled_at:
+        return Verdict.INCONCLUSIVE, "; no data newer than the step"
+    _, requests = slo.counts(r.canary, state.settled_at)
+    if requests >= policy.min_requests:
+        return Verdict.PASS, ""
+    if now < low_traffic_until(state, policy) or policy.low_traffic is LowTraffic.HOLD:
+        return Verdict.INCONCLUSIVE, f"; {requests:.0f} of {policy.min_requests} requests yet"
+    return Verdict.PASS, "; low evidence"
+
+
+@dataclass(frozen=True)
+class Share:
+    bad: float
+    total: float
+
+    @property
+    def ratio(self) -> float:
+        return self.bad / self.total if self.total else 0.0
+
+    def __str__(self) -> str:
+        return format_ratio(round(self.ratio, 4))
