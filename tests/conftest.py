@@ -4,6 +4,7 @@ pytest itself moves into a network namespace of its own when it starts, so tests
 Nothing is built here: `serin-testbed build` does that beforehand (`make test` calls it).
 """
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,16 @@ def pytest_configure() -> None:
         namespace.enter()
     except BedError as error:  # tests that need no cluster still run; the others fail with the reason
         _refusal.append(error)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loop_of_the_main_thread() -> Iterator[None]:
+    """pytest-asyncio puts back the loop that it found, and makes one that nobody closes when there was none."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 @pytest.fixture(scope="session")
