@@ -100,7 +100,9 @@ class _Changes(Collector):
         desired = gauge("change_weight_desired", "Percent of the traffic that the canary is to have.")
         actual = gauge("change_weight_actual", "Percent that the routes of a Deployment give its canary.", "target")
         ratio = gauge("measured_ratio", "Share of bad requests, newest sample.", "target", "rule", "arm")
+        ratio_max = gauge("measured_ratio_max", "Share of bad requests above which a rule is broken.", "rule")
         breach = gauge("breach_seconds", "How long a limit has been exceeded, on the data's clock.", "target", "rule")
+        breach_max = gauge("breach_seconds_max", "How long until the change is rolled back.", "rule")
         for key, seen in list(self.known.items()):
             state = seen.state
             if state.ended_at and self._now() - state.ended_at > ENDED_KEPT:
@@ -118,9 +120,14 @@ class _Changes(Collector):
                 actual.add_metric((*names, target), weight)
             for labels, value in seen.ratios.items():
                 ratio.add_metric((*names, *labels), value)
-            for b in () if state.phase.terminal else state.breaches:
+            if state.phase.terminal:
+                continue
+            for rule in state.policy.rules if state.policy else ():
+                ratio_max.add_metric((*names, rule.name), rule.bad_ratio_max)
+                breach_max.add_metric((*names, rule.name), rule.sustained.total_seconds())
+            for b in state.breaches:
                 breach.add_metric((*names, b.target, b.rule), b.bad_for.total_seconds())
-        yield from (phase, reason, step, desired, actual, ratio, breach)
+        yield from (phase, reason, step, desired, actual, ratio, ratio_max, breach, breach_max)
 
 
 # --- What the reconciler calls ---

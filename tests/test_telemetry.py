@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import structlog
 
+from controller.core.codec import Ratio
 from controller.core.model import (
     Arm,
     Breach,
@@ -30,7 +31,7 @@ from controller.core.model import (
     Target,
     Verdict,
 )
-from controller.core.policy import ChangeType
+from controller.core.policy import ChangeType, Policy, Slo, Step
 from controller.settings import LogFormat, LogLevel
 from controller.telemetry import ENDED_KEPT, Telemetry, configure_logs
 
@@ -250,6 +251,17 @@ def test_ratios_and_breaches_are_of_the_newest_data(telemetry: Telemetry) -> Non
         "target=shop,rule=error-rate,arm=stable": 0,
     }
     assert series(telemetry, "serin_breach_seconds") == {"target=shop,rule=error-rate": 90}
+
+
+def test_limits_are_those_of_the_changes_own_policy_while_it_runs(telemetry: Telemetry) -> None:
+    slo = Slo("latency", Ratio(0.99), burn_max=14.4, sustained=timedelta(minutes=2))
+    state = replace(RUNNING, policy=Policy((Step(100, timedelta()),), slos=(slo,)))
+    telemetry.decision(CHANGE, State(), state, observe(50))
+    ratios = series(telemetry, "serin_measured_ratio_max")
+    assert ratios == {"rule=error-rate": 0.01, "rule=latency": pytest.approx(0.144)}
+    assert series(telemetry, "serin_breach_seconds_max") == {"rule=error-rate": 300, "rule=latency": 120}
+    telemetry.decision(CHANGE, state, replace(state, phase=Phase.COMPLETED, ended_at=NOW), observe(0))
+    assert series(telemetry, "serin_measured_ratio_max") == {}
 
 
 def test_decisions_transitions_and_writes_are_counted(telemetry: Telemetry) -> None:
