@@ -50,7 +50,9 @@ def test_no_policy_asks_for_a_label_on_the_namespace_to_opt_in(policy: Object) -
 
 def test_every_file_is_in_its_kustomization() -> None:
     for folder in ("policies/admission", "policies", "manifests"):
-        listed = set(yaml.safe_load((REPOSITORY / folder / "kustomization.yaml").read_text())["resources"])
+        kustomization = yaml.safe_load((REPOSITORY / folder / "kustomization.yaml").read_text())
+        generated = (file for each in kustomization.get("configMapGenerator", []) for file in each["files"])
+        listed = {*kustomization["resources"], *generated}
         files = {path.name for path in (REPOSITORY / folder).glob("*.yaml")} - {"kustomization.yaml"}
         assert files <= listed, folder
 
