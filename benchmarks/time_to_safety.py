@@ -9,6 +9,7 @@ with --quick one rate and the fast policy alone, under 5.
 import argparse
 import asyncio
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -291,7 +292,7 @@ async def controller_away(on: Stage, app: stage.App) -> None:
 def _outcome_header() -> None:
     header(
         "new version", "requests/s", "apply → verdict", "first → last canary request", "users' requests that failed",
-        "of all", "requests it answered", "verdict → route write", "verdict → last canary request", "reason",
+        "of all", "requests it answered", "verdict → route write", "verdict → last canary request sent", "reason",
     )  # fmt: skip
 
 
@@ -299,7 +300,7 @@ def _outcome_row(o: Outcome) -> None:
     row(
         o.fault.title, o.rate, seconds(o.verdict_at - o.applied_at if o.verdict_at else None), seconds(o.exposed),
         o.users.failed, f"{o.users.failed / o.users.sent:.2%}", o.users.by_version.get(o.version, 0),
-        milliseconds(o.first_write), seconds(o.after_verdict), o.because,
+        milliseconds(o.first_write), milliseconds(o.after_verdict), o.because,
     )  # fmt: skip
 
 
@@ -315,13 +316,15 @@ async def run(*, quick: bool) -> None:
         if quick:
             await fast_faults(on, app, [PEERS_RATE])
         else:
-            fast = await fast_faults(on, app, [*RATES, PEERS_RATE])
             await healthy(on, app)
             await prometheus_away(on, app)
             await controller_away(on, app)
+            fast = await fast_faults(on, app, [*RATES, PEERS_RATE])
             await literal(on, fast)
         on.controller.stop()
-    say(f"\nTook {(datetime.now(UTC) - began) / timedelta(minutes=1):.1f} min.")
+    say(
+        f"\nLoad average {os.getloadavg()[0]:.1f} after the last case. It took {(datetime.now(UTC) - began) / timedelta(minutes=1):.1f} min."
+    )
 
 
 def main() -> None:
