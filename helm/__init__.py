@@ -1,0 +1,1 @@
+"""The chart in serin/, and what writes it."""
