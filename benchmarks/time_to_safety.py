@@ -322,9 +322,8 @@ async def run(*, quick: bool) -> None:
             fast = await fast_faults(on, app, [*RATES, PEERS_RATE])
             await literal(on, fast)
         on.controller.stop()
-    say(
-        f"\nLoad average {os.getloadavg()[0]:.1f} after the last case. It took {(datetime.now(UTC) - began) / timedelta(minutes=1):.1f} min."
-    )
+    took = datetime.now(UTC) - began
+    say(f"\nIt took {took / timedelta(minutes=1):.1f} min; load average {os.getloadavg()[0]:.1f} after the last case.")
 
 
 def main() -> None:
