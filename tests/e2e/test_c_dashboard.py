@@ -122,3 +122,32 @@ def test_the_dead_man_calls_when_a_canary_has_traffic_and_nobody_leads(
         app.wait(change, "Completed", within=timedelta(seconds=90))
     assert users.stop().failed == 0
     eventually(lambda: not states(bed)["SerinNobodyWatches"] + states(bed)["SerinAbsent"], within=timedelta(seconds=20))
+
+
+def test_the_other_alerts_fire_on_what_they_are_about(bed: Bed) -> None:
+    """On series made up by recording rules: a missing policy or a silent Prometheus would hurt every other test."""
+
+    def series(name: str, value: int, **labels: str) -> dict[str, Any]:
+        return {"record": name, "expr": f"vector({value})", "labels": {"namespace": "made", "change": "up", **labels}}
+
+    made_up = (
+        series("serin_change_reason", 1, reason="NoData"),
+        series("serin_change_phase", 1, phase="RollingBack"),
+        series("serin_admission_up", 0),
+        series("serin_prometheus_up", 0),
+        series("serin_leader", 1),
+    )
+    bed.rules("made-up", *made_up)
+    about = {
+        "SerinNoData": {"change": "up"},
+        "SerinRollbackStuck": {"change": "up"},
+        "SerinAdmissionMissing": {"namespace": "made"},
+        "SerinPrometheusSilent": {"namespace": "made"},
+    }
+    try:
+        for alert, labels in about.items():
+            eventually(lambda a=alert, v=labels: firing(bed, a, **v), within=timedelta(seconds=20))  # type: ignore[misc]
+        assert not states(bed)["SerinNobodyWatches"]
+    finally:
+        bed.rules("made-up")
+    eventually(lambda: not any(states(bed)[alert] for alert in about), within=timedelta(seconds=20))
