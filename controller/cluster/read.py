@@ -290,6 +290,7 @@ class Cluster:
             deployment=d,
             replica_sets=replica_sets,
             pods=await self._own_pods(d) if state.promoted else (),
+            endpoints=await self._endpoints(change.namespace, pairs) if state.promoted else {},
             canary=canary,
             routes=await self._routes(change, state, target, pairs),
             services=pairs,
@@ -320,6 +321,13 @@ class Cluster:
 
     async def _own_pods(self, d: Deployment) -> tuple[Pod, ...]:
         return tuple(manifest.pod(p) for p in await self._items(kinds.PODS, d.namespace, _selector(d.selector)))
+
+    async def _endpoints(self, namespace: str, pairs: Iterable[ServicePair]) -> Mapping[str, frozenset[str]]:
+        found: dict[str, frozenset[str]] = {}
+        for pair in pairs:
+            slices = await self._items(kinds.ENDPOINT_SLICES, namespace, f"kubernetes.io/service-name={pair.stable}")
+            found[pair.stable] = frozenset().union(*map(manifest.ready_endpoints, slices))
+        return found
 
     async def _shared_claims(self, d: Deployment) -> Mapping[str, bool]:
         if not any("persistentVolumeClaim" in v for v in (d.template.get("spec") or {}).get("volumes") or []):

@@ -465,14 +465,44 @@ def rolled(target: Target, seen: Seen) -> bool:
     )
 
 
+DATA_PLANE_LAG = timedelta(seconds=3)
+"""A gateway may send requests to pods that are gone for that long after the API server knows better."""
+
+
+def served(target: Target, seen: Seen) -> bool:
+    """The user's Services lead to the Deployment's pods as they are now: to all that are ready, to none that leaves."""
+    staying = {pod.name for pod in seen.pods if pod.ready and not pod.leaving}
+    leaving = {pod.name for pod in seen.pods if pod.leaving}
+    behind = [seen.endpoints.get(pair.stable, frozenset()) for pair in target.services]
+    return all(staying <= names and not leaving & names for names in behind)
+
+
+def recovered(state: State, target: Target, seen: Seen) -> bool:
+    """Stable is back at the size that can take what the canary carries, and alone."""
+    if seen.deployment is None or not target.stable_revision:
+        return True
+    ready = sum(rs.ready for rs in seen.replica_sets if rs.revision == target.stable_revision)
+    if not state.promoted:
+        return stable_covers(target, seen)
+    return stable_covers(target, seen) and ready >= seen.canary.ready and stable_alone(target, seen)
+
+
+def stable_alone(target: Target, seen: Seen) -> bool:
+    """No pod of the new revision is left behind the user's Services."""
+    others = [rs for rs in seen.replica_sets if rs.revision == target.revision]
+    return not any(rs.replicas or rs.ready for rs in others) and served(target, seen)
+
+
 def rolling(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
     if state.stage is not Stage.ROLL:
         return None
     for target, seen in targets(state, observation):
         d = seen.deployment
-        if d and not rolled(target, seen):
+        if d and not (rolled(target, seen) and served(target, seen)):
             why = f": {d.failure}" if d.failure else ""
             return Finding("Rolling", f"{d.updated} of {d.replicas} pods of {d.name} replaced, {d.ready} ready{why}")
+    if state.settled_at is None or now - state.settled_at < DATA_PLANE_LAG:
+        return Finding("Settling", "all pods are replaced; the gateway takes them in before they get the traffic")
     return None
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from controller.core import checks
-from controller.core.checks import Check, Finding, stable_covers, targets
+from controller.core.checks import DATA_PLANE_LAG, Check, Finding, recovered, stable_alone, stable_covers, targets
 from controller.core.model import (
     Arm,
     Measurements,
@@ -182,37 +182,25 @@ def promotion(state: State, observation: Observation, policy: Policy, now: datet
 
 def rolling_back(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
     if state.stage is Stage.RECOVER:
-        pending = [t for t, seen in targets(state, observation) if not _recovered(state, t, seen)]
-        waited = state.entered_at is not None and now - state.entered_at >= policy.capacity_wait_max
-        some_ready = all(
-            any(rs.ready for rs in seen.replica_sets if rs.revision == t.stable_revision)
-            for t, seen in targets(state, observation)
-            if seen.deployment
-        )
-        if pending and not (waited and some_ready and not state.promoted):
-            return replace(
-                state,
-                reason=state.cause,
-                message=f"stable pods of {pending[0].name} are coming back; the canary carries its share until then",
-            )
-        return enter(
-            state, Phase.ROLLING_BACK, now, state.cause, "the traffic returns to stable", stage=Stage.RETURN, weight=0
-        )
+        if pending := _still_away(state, observation, policy, now):
+            message = f"stable pods of {pending} are coming back; the canary carries its share until then"
+            return replace(state, reason=state.cause, message=message)
+        message = "the traffic returns to stable"
+        return enter(state, Phase.ROLLING_BACK, now, state.cause, message, stage=Stage.RETURN, weight=0)
     return _wind_up(state, observation, policy, now, f"back at stable: {state.cause}")
 
 
-def _recovered(state: State, target: Target, seen: Seen) -> bool:
-    deployment = seen.deployment
-    if deployment is None or not target.stable_revision:
-        return True
-    others_gone = not state.promoted or all(
-        rs.replicas == 0 and rs.ready == 0 for rs in seen.replica_sets if rs.revision == target.revision
-    )
-    return (
-        others_gone
-        and stable_covers(target, seen)
-        and sum(rs.ready for rs in seen.replica_sets if rs.revision == target.stable_revision) >= seen.canary.ready
-    )
+def _still_away(state: State, observation: Observation, policy: Policy, now: datetime) -> str:
+    """The Deployment whose stable pods the traffic has to wait for; after a bounded wait, only one without any."""
+    found = [(target, seen) for target, seen in targets(state, observation) if seen.deployment]
+    waited = state.entered_at is not None and now - state.entered_at >= policy.capacity_wait_max
+    for target, seen in found:
+        some = any(rs.ready for rs in seen.replica_sets if rs.revision == target.stable_revision)
+        enough = waited and some and (not state.promoted or stable_alone(target, seen))
+        if not recovered(state, target, seen) and not enough:
+            return target.name
+    taken_in = not state.promoted or (state.settled_at is not None and now - state.settled_at >= DATA_PLANE_LAG)
+    return "" if taken_in or waited or not found else found[0][0].name
 
 
 def _wind_up(state: State, observation: Observation, policy: Policy, now: datetime, message: str) -> State:

@@ -331,6 +331,8 @@ class Seen:
     replica_sets: tuple[ReplicaSet, ...] = ()
     pods: tuple[Pod, ...] = ()
     """Pods of the Deployment's own ReplicaSets; read while it rolls."""
+    endpoints: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Pods behind each of its Services that are ready there; read while it rolls."""
     canary: CanaryParts = CanaryParts()
     routes: tuple[Route, ...] = ()
     services: tuple[ServicePair, ...] = ()

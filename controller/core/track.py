@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 
-from controller.core.checks import has_capacity, need, ours, rolled, route_pending
+from controller.core.checks import has_capacity, need, ours, recovered, rolled, route_pending, served, targets
 from controller.core.judge import judge
 from controller.core.model import (
     Floor,
@@ -123,8 +123,12 @@ def _settled_at(state: State, observation: Observation, policy: Policy, now: dat
         )
         return state.settled_at or (now if ready else None)
     if state.stage is Stage.ROLL:
-        done = all(rolled(t, observation.targets.get(t.name, Seen(None))) for t in state.targets)
+        # A pod that is evicted later does not start the watch anew.
+        done = all(rolled(t, seen) and served(t, seen) for t, seen in targets(state, observation))
         return state.settled_at or (now if done else None)
+    if state.stage is Stage.RECOVER:
+        back = all(recovered(state, t, seen) for t, seen in targets(state, observation))
+        return (state.settled_at or now) if back else None
     return None
 
 
