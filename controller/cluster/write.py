@@ -13,7 +13,7 @@ from controller.cluster.client import Client
 from controller.core.change import HELD, REQUESTED_BY, printable
 from controller.core.codec import encode
 from controller.core.intake import Record
-from controller.core.model import Change, Deployment, Held, Observation, State
+from controller.core.model import Change, Deployment, Held, Observation, State, Target
 from controller.core.plan import (
     CreateCanary,
     CreateCompanion,
@@ -24,6 +24,7 @@ from controller.core.plan import (
     Intent,
     Mark,
     Promote,
+    PutBack,
     Release,
     Restore,
     ScaleCanary,
@@ -224,11 +225,24 @@ class Writer:
 
     @apply.register
     async def _(self, intent: Shift, observation: Observation) -> None:
-        kind, namespace, name = intent.route.split("/")
-        seen = observation.targets[intent.target.name]
-        wanted = next(route.original for route in seen.routes if route.key == intent.route)
+        await self._route(intent.route, intent.target, observation, intent.weight)
+
+    @apply.register
+    async def _(self, intent: PutBack, observation: Observation) -> None:
+        await self._route(intent.route, intent.target, observation, None)
+
+    async def _route(self, key: str, target: Target, observation: Observation, weight: int | None) -> None:
+        """`weight` None: as the user wrote it."""
+        kind, namespace, name = key.split("/")
         raw = {"kind": kind, **await self._client.get(kinds.ROUTES[kind], namespace, name)}
-        rules = gateway.rules_with(raw, observation.change.namespace, intent.target.services, wanted, intent.weight)
+        known = next(r.original for r in observation.targets[target.name].routes if r.key == key)
+        home, pairs = observation.change.namespace, target.services
+        wanted = gateway.original(raw, home, pairs, known)  # of the route as it is now: a rule may have come or gone
+        rules = (
+            gateway.rules_as_written(raw, wanted)
+            if weight is None
+            else gateway.rules_with(raw, home, pairs, wanted, weight)
+        )
         patch = {"metadata": {"resourceVersion": raw["metadata"]["resourceVersion"]}, "spec": {"rules": rules}}
         await self._client.patch(kinds.ROUTES[kind], namespace, name, patch, field_manager=manifest.MANAGER)
 

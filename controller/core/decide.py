@@ -208,11 +208,11 @@ def _wind_up(state: State, observation: Observation, policy: Policy, now: dateti
     assert state.entered_at is not None
     seen_all = [seen for _, seen in targets(state, observation)]
     if state.stage is Stage.RETURN:
-        if all(route.intact and route.accepted for seen in seen_all for route in seen.routes):
+        if all(route.weight == 0 and route.accepted for seen in seen_all for route in seen.routes):
             return enter(
                 state, state.phase, now, "Draining", "the canary's last requests end", stage=Stage.DRAIN, weight=0
             )
-        return replace(state, message="waiting for the routes to be accepted as they were")
+        return replace(state, message="waiting for the routes to be accepted without weight for the canary")
     if state.stage is Stage.DRAIN:
         if _drained(state, observation) or now - state.entered_at >= policy.drain_max:
             return enter(state, state.phase, now, "CleaningUp", "removing the canary", stage=Stage.CLEAN, weight=0)

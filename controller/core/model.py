@@ -293,7 +293,8 @@ class Route:
     intact: bool
     """As the user wrote it: the canary is not named."""
     accepted: bool
-    """Every parent reports the newest generation accepted, with its references resolved."""
+    """Every parent reports the newest generation accepted, with its references resolved, and the data plane had a
+    moment to take it in."""
     original: RouteOriginal
     problem: str = ""
     """Why it cannot carry a canary: no grant."""

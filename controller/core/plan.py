@@ -107,10 +107,17 @@ class ScaleCanary(Intent):
 
 @dataclass(frozen=True)
 class Shift(Intent):
-    """Every rule of a route to `weight` percent for the canary; 0 puts the user's backendRefs back word for word."""
+    """Every rule of a route to `weight` percent for the canary, which is named at 0 too."""
 
     route: str
     weight: int
+
+
+@dataclass(frozen=True)
+class PutBack(Intent):
+    """The user's backendRefs back, word for word: the canary is not named any more."""
+
+    route: str
 
 
 @dataclass(frozen=True)
@@ -122,11 +129,7 @@ class DeleteCanary(Intent):
 
 
 def plan(state: State, observation: Observation) -> Intent | None:
-    steps = [_writes(state, target, seen) for target, seen in targets(state, observation)]
-    # Routes before all else: in a group, no Deployment waits for another's capacity to get its traffic back.
-    return next(
-        (intent for writes in steps for intent in writes if isinstance(intent, Shift) and intent.weight == 0), None
-    ) or next((intent for target, seen in targets(state, observation) for intent in _writes(state, target, seen)), None)
+    return next((write for target, seen in targets(state, observation) for write in _writes(state, target, seen)), None)
 
 
 def _writes(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
@@ -144,7 +147,8 @@ def _writes(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
             yield from _roll(target, seen)
         case Phase.ROLLING_BACK, Stage.RECOVER:
             yield from _recover(state, target, seen)
-            yield from _raise_traffic(state, target, seen)
+            if state.promoted:
+                yield from _raise_traffic(state, target, seen)
         case _, Stage.RETURN:
             yield from _return(target, seen)
         case _, Stage.CLEAN:
@@ -189,7 +193,11 @@ def _raise_capacity(state: State, target: Target, seen: Seen) -> Iterator[Intent
 
 
 def _raise_traffic(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
-    """More only with ready endpoints for all of it; less at any time."""
+    """More only with ready endpoints for all of it.
+
+    The canary is named in the routes before it gets weight, and until it has none any more: a proxy that hears of a
+    route before it hears of the cluster, or of the cluster's end before the route's, answers 503.
+    """
     if target.strategy is Strategy.NATIVE:
         return
     wanted = need(target.replicas, state.weight)
@@ -197,7 +205,11 @@ def _raise_traffic(state: State, target: Target, seen: Seen) -> Iterator[Intent]
         seen.canary.endpoints.get(pair.canary, 0) >= wanted for pair in target.services
     )
     for route in seen.routes:
-        if route.weight != state.weight and (ready or state.promoted):
+        if route.weight == state.weight or not (ready or state.promoted):
+            continue
+        if route.intact and not state.promoted:
+            yield Shift(target, route.key, 0)
+        elif route.accepted or state.promoted:
             yield Shift(target, route.key, state.weight)
 
 
@@ -233,12 +245,14 @@ def _recover(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
 
 def _return(target: Target, seen: Seen) -> Iterator[Intent]:
     for route in seen.routes:
-        if not route.intact:
+        if route.weight != 0:
             yield Shift(target, route.key, 0)
 
 
 def clean_up(state: State, target: Target, seen: Seen) -> Intent | None:
     """What is still to be removed or put back at the end; None when nothing of ours is left of this Deployment."""
+    if named := next((route.key for route in seen.routes if not route.intact), ""):
+        return PutBack(target, named)
     if seen.canary.deployment:
         return DeleteCanary(target, "Deployment", target.canary)
     if seen.canary.ready == 0:

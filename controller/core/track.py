@@ -133,5 +133,5 @@ def _settled_at(state: State, observation: Observation, policy: Policy, now: dat
 
 
 def _weighted_at(state: State, observation: Observation, now: datetime) -> datetime | None:
-    shown = any(not route.intact for seen in observation.targets.values() for route in seen.routes)
+    shown = any(route.weight != 0 for seen in observation.targets.values() for route in seen.routes)
     return state.weighted_at or (now if shown and state.phase is Phase.PROGRESSING else None)

@@ -4,7 +4,7 @@ Pure functions over HTTPRoutes and GRPCRoutes as the API server returns them. A 
 says whether it is as it should be, never how far a change has come.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from controller.core.model import RouteOriginal, ServicePair
@@ -55,19 +55,16 @@ def original(route: Json, namespace: str, pairs: Sequence[ServicePair], known: R
 
 def weight(route: Json, namespace: str, pairs: Sequence[ServicePair], wanted: RouteOriginal) -> int | None:
     """Percent of the stable Service's share that the canary has, the same in every rule; None when they differ."""
-    shares: set[int | None] = set()
-    for rule, plain in zip(_rules(route), wanted.rules, strict=True):
-        refs = rule.get("backendRefs") or []
-        for percent in range(TOTAL + 1):
-            if any(_pair_of(route, ref, namespace, pairs) for ref in plain) and refs == _split(
-                route, plain, namespace, pairs, percent
-            ):
-                shares.add(percent)
-                break
-        else:
-            if any(_pair_of(route, ref, namespace, pairs) for ref in plain):
-                shares.add(None)
-    return shares.pop() if len(shares) == 1 else None
+    if intact(route, wanted):
+        return 0
+    rules = [refs for rule in _rules(route) if (refs := rule.get("backendRefs") or [])]
+    originals = [refs for refs in wanted.rules if refs]
+    shares = [
+        next((p for p in range(TOTAL + 1) if refs == _split(route, plain, namespace, pairs, p)), None)
+        for refs, plain in zip(rules, originals, strict=True)
+        if any(_pair_of(route, ref, namespace, pairs) for ref in plain)
+    ]
+    return shares[0] if shares and len(set(shares)) == 1 else None
 
 
 def intact(route: Json, wanted: RouteOriginal) -> bool:
@@ -78,9 +75,17 @@ def intact(route: Json, wanted: RouteOriginal) -> bool:
 def rules_with(
     route: Json, namespace: str, pairs: Sequence[ServicePair], wanted: RouteOriginal, percent: int
 ) -> list[Json]:
-    """All rules of the route with `percent` of each stable Service's share for its canary; 0 is the original."""
+    """All rules of the route with `percent` of each stable Service's share for its canary, which is named at 0 too."""
     return [
         {**rule, "backendRefs": _split(route, plain, namespace, pairs, percent)} if rule.get("backendRefs") else rule
+        for rule, plain in zip(_rules(route), wanted.rules, strict=True)
+    ]
+
+
+def rules_as_written(route: Json, wanted: RouteOriginal) -> list[Json]:
+    """All rules of the route with the user's backendRefs."""
+    return [
+        {**rule, "backendRefs": plain} if plain else rule
         for rule, plain in zip(_rules(route), wanted.rules, strict=True)
     ]
 
@@ -159,20 +164,16 @@ def _same_but_weights(left: Sequence[Json], right: Sequence[Json]) -> bool:
 
 def _split(route: Json, refs: Sequence[Json], namespace: str, pairs: Sequence[ServicePair], percent: int) -> list[Json]:
     """`refs` with each stable Service's share divided between it and its canary."""
-    if percent == 0:
+    if not any(_pair_of(route, ref, namespace, pairs) for ref in refs):
         return list(refs)
-    return list(_divided(route, refs, namespace, pairs, percent))
-
-
-def _divided(
-    route: Json, refs: Sequence[Json], namespace: str, pairs: Sequence[ServicePair], percent: int
-) -> Iterator[Json]:
     alone = len(refs) == 1
+    divided: list[Json] = []
     for ref in refs:
         pair = _pair_of(route, ref, namespace, pairs)
         share = 1 if alone else int(ref.get("weight", 1))
         if pair is None:
-            yield {**ref, "weight": share * TOTAL}
-            continue
-        yield {**ref, "weight": share * (TOTAL - percent)}
-        yield {**ref, "name": pair.canary, "weight": share * percent}
+            divided.append({**ref, "weight": share * TOTAL})
+        else:
+            divided.append({**ref, "weight": share * (TOTAL - percent)})
+            divided.append({**ref, "name": pair.canary, "weight": share * percent})
+    return divided
