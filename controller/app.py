@@ -18,7 +18,7 @@ from controller.cluster.client import Client, Resource
 from controller.cluster.lease import Lease
 from controller.cluster.read import Cluster, Key
 from controller.cluster.write import Writer
-from controller.core.model import Change, Measurements, Phase, State
+from controller.core.model import Change, Measurements, State
 from controller.errors import ConflictError, LeaseLostError, PermanentError, SerinError, TransientError
 from controller.measure import Measuring
 from controller.metrics.presets import PRESETS
@@ -123,7 +123,7 @@ class _Process:
         self.settings = settings
         self.telemetry = Telemetry(now)
         self.queue: WorkQueue[Key] = WorkQueue()
-        self.cluster = Cluster(client, frozenset(PRESETS), self.queue.add)
+        self.cluster = Cluster(client, frozenset(PRESETS), self._look_at)
         self.looked = False
         """Whether the first lists are in: before that nothing can be said of the cluster."""
         identity = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
@@ -150,7 +150,10 @@ class _Process:
         return self.measuring.newest(namespace, change)
 
     def _wake(self, namespace: str, change: str) -> None:
-        self.queue.add(Key("ChangeRequest", namespace, change))
+        self._look_at(Key("ChangeRequest", namespace, change))
+
+    def _look_at(self, key: Key) -> None:
+        self.queue.add(key, urgent=self._urgent(key))
 
     async def work(self, key: Key) -> None:
         """One look at one key, and when to look again."""
@@ -183,8 +186,9 @@ class _Process:
             self.queue.add_after(key, after, urgent=self._urgent(key))
 
     def _urgent(self, key: Key) -> bool:
+        """What users meet goes before what waits: a thousand held Deployments delay no verdict."""
         known = self.cluster.known(key.namespace, key.name) if key.kind == "ChangeRequest" else None
-        return known is not None and known.state.phase is Phase.ROLLING_BACK
+        return known is not None and known.other.active
 
     async def watch_admission(self) -> None:
         """Leading or not: a replica that stands by is ready as soon as it could lead."""
@@ -216,10 +220,10 @@ class _Process:
     def _add_all(self) -> None:
         for known in self.cluster.changes.list():
             if not known.state.phase.terminal or known.change.finalizer:
-                self.queue.add(Key("ChangeRequest", known.change.namespace, known.change.name))
+                self._look_at(Key("ChangeRequest", known.change.namespace, known.change.name))
         for d in self.cluster.deployments.list():
             if d.held:
-                self.queue.add(Key("Deployment", d.namespace, d.name))
+                self._look_at(Key("Deployment", d.namespace, d.name))
 
     async def synced(self) -> None:
         try:

@@ -1,0 +1,41 @@
+"""What the process looks at first."""
+
+from typing import cast
+
+import pytest
+
+from controller.app import _Process
+from controller.cluster.client import Client
+from controller.cluster.read import Key, Known
+from controller.core.model import Change, Phase, State
+from controller.core.policy import ChangeType
+from controller.settings import load_settings
+
+ACTIVE = Key("ChangeRequest", "shop", "chg-20261123-001")
+
+
+@pytest.mark.parametrize("phase", [Phase.PROGRESSING, Phase.PROMOTING, Phase.ROLLING_BACK])
+async def test_a_change_that_users_meet_is_looked_at_before_all_that_wait(
+    phase: Phase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERIN_PROMETHEUS_URL", "http://prometheus.test")
+    process = _Process(load_settings(), cast(Client, None))
+    known = Known(Change(ACTIVE.namespace, ACTIVE.name, "CHG-20261123-001", ChangeType.NORMAL), State(phase=phase))
+    monkeypatch.setattr(process.cluster, "known", lambda namespace, name: known if name == ACTIVE.name else None)
+    for number in range(100):
+        process.cluster._tell(Key("Deployment", "shop", f"held-{number}"))
+        process.cluster._tell(Key("ChangeRequest", "shop", f"waiting-{number}"))
+    process._wake(ACTIVE.namespace, ACTIVE.name)
+    looked: list[Key] = []
+
+    class Enough(BaseException):
+        pass
+
+    async def look(key: Key) -> None:
+        looked.append(key)
+        raise Enough
+
+    with pytest.raises(BaseExceptionGroup):
+        await process.queue.run(look, workers=1)
+    await process.prometheus.close()
+    assert looked == [ACTIVE]
