@@ -14,7 +14,7 @@ from testbed.bed import Bed
 from testbed.control_plane import Manifest
 from testbed.errors import BedError
 from testbed.process import Process
-from testbed.waiting import eventually
+from testbed.waiting import answers, eventually
 
 ROOT = Path(__file__).resolve().parent.parent
 LISTEN_PORT = 9810
@@ -148,6 +148,8 @@ class App:
             self.bed.kubectl("create", "namespace", self.namespace)
         self.apply(self.deployment(version, annotations=None, **environment), *self.surroundings())
         self.bed.kubectl("rollout", "status", f"deployment/{self.name}", "-n", self.namespace, "--timeout=60s")
+        if self.routed:
+            eventually(lambda: answers(self.bed.gateway_url, host=self.host), within=timedelta(seconds=30))
 
     def apply(self, *manifests: Manifest, user: str = "admin") -> str:
         """Client-side `kubectl apply -f`, as most people do it."""

@@ -507,8 +507,12 @@ def rolling(state: State, observation: Observation, policy: Policy, now: datetim
 
 
 def watching(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
-    """Deployments without a canary are watched for the last step's bake after their own rolling update."""
-    if state.stage is not Stage.ROLL or all(t.strategy is Strategy.CANARY for t in state.targets):
+    """Deployments without a canary are watched for the last step's bake after their own rolling update.
+
+    Not the first of a name: there is nothing to go back to.
+    """
+    watched = any(t.strategy is Strategy.NATIVE and t.stable_revision for t in state.targets)
+    if state.stage is not Stage.ROLL or not watched:
         return None
     bake = policy.steps[-1].bake
     if state.settled_at is None or now < state.settled_at + bake:
