@@ -1,0 +1,458 @@
+"""A cluster in virtual time, at the Protocol seam of `controller.reconcile`: the real loop runs over it.
+
+One Deployment with a route. Pods take time, routes take time, users send requests, and `Trouble` says what goes wrong
+when. After every write the invariants of the design are checked; a broken one raises `Broken`.
+"""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from controller.core.checks import need
+from controller.core.intake import Ask, Record
+from controller.core.model import (
+    Arm,
+    CanaryParts,
+    Change,
+    Deployment,
+    Held,
+    Measurements,
+    Observation,
+    Other,
+    Phase,
+    Pod,
+    ReplicaSet,
+    Route,
+    RouteOriginal,
+    Sample,
+    Seen,
+    ServicePair,
+    State,
+    Verdict,
+)
+from controller.core.plan import (
+    CreateCanary,
+    CreateService,
+    DeleteCanary,
+    DeleteReplicaSet,
+    Intent,
+    Mark,
+    Promote,
+    PutBack,
+    Release,
+    Restore,
+    ScaleCanary,
+    Shift,
+)
+from controller.core.policy import ChangeType, Policy
+from controller.errors import ConflictError
+from controller.reconcile import Reconciler
+
+BEGIN = datetime(2026, 11, 23, 8, tzinfo=UTC)
+SIZE = 10
+READY_AFTER = timedelta(seconds=3)
+ACCEPTED_AFTER = timedelta(seconds=1)
+SCRAPE = timedelta(seconds=15)
+PAIR = ServicePair("shop", "shop-canary", (80,))
+ORIGINAL = RouteOriginal("HTTPRoute", "demo", "shop", ([{"name": "shop"}],))
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Seconds after the start at which something happens; None: never."""
+
+    errors_from: float | None = None
+    errors_until: float | None = None
+    error_ratio: float = 0.2
+    crash_at: float | None = None
+    never_ready: bool = False
+    silent_from: float | None = None
+    silent_until: float | None = None
+    new_template_at: float | None = None
+    deleted_at: float | None = None
+    restarts: tuple[float, ...] = ()
+    conflicts: float = 0.0
+    """Share of the writes that are refused with 409."""
+    rps: float = 50
+
+
+@dataclass
+class Pods:
+    """Pods of one workload: when each is ready."""
+
+    ready_at: list[datetime] = field(default_factory=list)
+
+    def scale(self, size: int, now: datetime) -> None:
+        del self.ready_at[size:]
+        self.ready_at += [now + READY_AFTER] * (size - len(self.ready_at))
+
+    def ready(self, now: datetime) -> int:
+        return sum(at <= now for at in self.ready_at)
+
+
+@dataclass(frozen=True)
+class Known:
+    change: Change
+    state: State
+    unreadable: str = ""
+
+
+@dataclass(frozen=True)
+class Key:
+    kind: str
+    namespace: str
+    name: str
+
+
+class World:
+    """Reads and Writes in one."""
+
+    def __init__(self, policy: Policy, trouble: Trouble = Trouble(), seed: int = 0) -> None:
+        self.policy, self.trouble, self.random = policy, trouble, random.Random(seed)
+        self.now = BEGIN
+        self.state = State()
+        self.version = 1
+        self.change = Change(
+            "demo",
+            "chg-20261123-001",
+            "CHG-20261123-001",
+            ChangeType.STANDARD,
+            "uid",
+            "1",
+            deployments=("shop",),
+            finalizer=True,
+        )
+        self.revision, self.held, self.paused = "new", Held.WAITING.value, True
+        self.own = {"old": Pods([BEGIN] * SIZE)}
+        self.canary: Pods | None = None
+        self.service = False
+        self.weight, self.named, self.written_at = 0, False, BEGIN
+        self.samples: dict[str, list[Sample]] = {"canary": [], "stable": []}
+        self.counted: dict[str, list[float]] = {"canary": [0.0, 0.0], "stable": [0.0, 0.0]}
+        self.scraped_at = BEGIN
+        self.story: list[str] = []
+        self.lost = 0.0
+        self.failed = 0.0
+        self.others: tuple[Other, ...] = ()
+        self.environment: tuple[str, ...] = ()
+        self.reconciler = self.start_controller()
+
+    def start_controller(self) -> Reconciler:
+        return Reconciler(
+            self, self, Silent(), leads=lambda: True, measured=lambda *_: self.measurements(), now=lambda: self.now
+        )
+
+    # --- Time ---
+
+    async def run(self, until: timedelta) -> State:
+        """The world and the loop, a second at a time, until the change is over or the time is."""
+        restarts = sorted(self.trouble.restarts)
+        while self.now - BEGIN < until and not self.state.phase.terminal:
+            # Little happens while a step bakes: a look every five seconds is what the loop itself asks for.
+            for _ in range(5 if self.state.settled_at and self.state.phase is Phase.PROGRESSING else 1):
+                self.pass_second()
+            if restarts and self.since >= restarts[0]:
+                restarts.pop(0)
+                self.reconciler = self.start_controller()
+            for _ in range(6):
+                before = (self.version, len(self.story))
+                try:
+                    await self.reconciler.reconcile(Key("ChangeRequest", "demo", self.change.name))
+                except ConflictError:
+                    continue
+                if before == (self.version, len(self.story)):
+                    break
+        await asyncio.sleep(0)
+        return self.state
+
+    @property
+    def since(self) -> float:
+        return (self.now - BEGIN).total_seconds()
+
+    def within(self, start: float | None, end: float | None) -> bool:
+        return start is not None and self.since >= start and (end is None or self.since < end)
+
+    def pass_second(self) -> None:
+        self.now += timedelta(seconds=1)
+        trouble = self.trouble
+        if self.within(trouble.new_template_at, None) and self.revision == "new" and self.held == Held.RUNNING:
+            self.revision, self.held, self.paused = "newer", Held.WAITING.value, True
+            self.tell("someone applied another template")
+        if self.within(trouble.deleted_at, None) and not self.change.deleting:
+            self.change = replace(self.change, deleting=True)
+            self.tell("someone deleted the ChangeRequest")
+        self.roll()
+        self.serve()
+
+    def roll(self) -> None:
+        """The Deployment's own rolling update: two pods more of the wanted ones, and as many of the others less."""
+        wanted = "old" if self.revision == "old" else "new"
+        if self.paused:
+            active = [pods for pods in self.own.values() if pods.ready_at]
+            if len(active) == 1:
+                active[0].scale(SIZE, self.now)
+            return
+        mine = self.own.setdefault(wanted, Pods())
+        mine.scale(min(SIZE, len(mine.ready_at) + 2), self.now)
+        missing = SIZE - self.ready(wanted)
+        for name, pods in self.own.items():
+            if name != wanted:
+                pods.scale(min(len(pods.ready_at), max(0, missing)), self.now)
+
+    def ready(self, revision: str) -> int:
+        pods = self.own.get(revision)
+        if pods is None or (revision == "new" and self.trouble.never_ready):
+            return 0
+        return pods.ready(self.now)
+
+    def canary_ready(self) -> int:
+        crashed = self.within(self.trouble.crash_at, None)
+        return 0 if self.canary is None or self.trouble.never_ready or crashed else self.canary.ready(self.now)
+
+    def serve(self) -> None:
+        """A second of users' requests, and a scrape when its time has come."""
+        weight = self.weight
+        bad = self.trouble.error_ratio if self.within(self.trouble.errors_from, self.trouble.errors_until) else 0.0
+        for arm, share in (("canary", weight / 100), ("stable", 1 - weight / 100)):
+            requests = self.trouble.rps * share
+            up = self.canary_ready() if arm == "canary" else sum(self.ready(r) for r in self.own)
+            if requests and not up:
+                self.lost += requests
+            ratio = bad if arm == "canary" else 0.0
+            if arm == "stable" and bad:
+                ratio = bad * self.ready("new") / max(1, up)
+            self.failed += requests * ratio
+            self.counted[arm][0] += requests * ratio
+            self.counted[arm][1] += requests
+        if self.now - self.scraped_at >= SCRAPE:
+            self.scraped_at = self.now
+            for arm, counted in self.counted.items():
+                if not self.silent:
+                    self.samples[arm].append(Sample(self.now, *counted))
+                    self.counted[arm] = [0.0, 0.0]
+
+    @property
+    def silent(self) -> bool:
+        return self.within(self.trouble.silent_from, self.trouble.silent_until)
+
+    def tell(self, what: str) -> None:
+        self.story.append(f"{self.since:7.0f} s  {what}")
+
+    # --- Reads ---
+
+    def known(self, namespace: str, name: str) -> Known:
+        return Known(replace(self.change, resource_version=str(self.version)), self.state)
+
+    async def ask(self, namespace: str, name: str) -> Ask | None:
+        return None
+
+    async def observe(self, change: Change, state: State, measurements: Measurements | None) -> Observation:
+        seen = Seen(
+            deployment=self.deployment(),
+            replica_sets=tuple(
+                ReplicaSet(f"shop-{r}", r, "1", r, len(pods.ready_at), self.ready(r), i + 1, template={"r": r})
+                for i, (r, pods) in enumerate(self.own.items())
+            ),
+            pods=tuple(
+                Pod(f"shop-{r}-{i}", f"{r}{i}", at <= self.now, False, 0, replica_set=f"shop-{r}")
+                for r, pods in self.own.items()
+                for i, at in enumerate(pods.ready_at)
+            )
+            if state.promoted
+            else (),
+            endpoints={"shop": frozenset(self.behind_service())},
+            canary=self.parts(),
+            routes=(self.route(),),
+            services=(PAIR,),
+            selector_key="app",
+        )
+        return Observation(
+            self.change,
+            {"shop": seen},
+            self.policy,
+            measurements=measurements,
+            others=self.others,
+            environment=self.environment,
+        )
+
+    def behind_service(self) -> list[str]:
+        found = ((r, i, at) for r, pods in self.own.items() for i, at in enumerate(pods.ready_at))
+        return [f"shop-{r}-{i}" for r, i, at in found if at <= self.now]
+
+    def deployment(self) -> Deployment:
+        return Deployment(
+            name="shop",
+            namespace="demo",
+            uid="d",
+            resource_version="1",
+            replicas=SIZE,
+            total=sum(len(p.ready_at) for p in self.own.values()),
+            updated=len(self.own.get(self.revision, Pods()).ready_at),
+            ready=sum(self.ready(r) for r in self.own),
+            available=sum(self.ready(r) for r in self.own),
+            observed=True,
+            paused=self.paused,
+            held=self.held,
+            change=self.change.change_id if self.revision != "newer" else "CHG-20261123-002",
+            revision=self.revision,
+            template={"r": self.revision},
+            selector={"app": "shop"},
+            recreate=False,
+            unavailable_max=2,
+            progress_deadline_seconds=600,
+            min_ready_seconds=0,
+            annotations={},
+            labels={},
+        )
+
+    def parts(self) -> CanaryParts:
+        if self.canary is None:
+            return CanaryParts(services=("shop-canary",) if self.service else ())
+        crashed = self.within(self.trouble.crash_at, None)
+        pods = tuple(
+            Pod(
+                f"shop-canary-{i}",
+                f"c{i}",
+                at <= self.now and not crashed and not self.trouble.never_ready,
+                False,
+                2 if crashed else 0,
+                trouble="CrashLoopBackOff" if crashed else "",
+            )
+            for i, at in enumerate(self.canary.ready_at)
+        )
+        d = replace(self.deployment(), name="shop-canary", replicas=len(pods), revision="new")
+        return CanaryParts(d, ("shop-canary",) if self.service else (), {"shop-canary": self.canary_ready()}, pods)
+
+    def route(self) -> Route:
+        accepted = self.now - self.written_at >= ACCEPTED_AFTER
+        return Route(ORIGINAL.key, self.weight, not self.named, accepted, ORIGINAL)
+
+    def measurements(self) -> Measurements:
+        problem = "PrometheusUnreachable: no answer" if self.silent else ""
+        if self.silent or not self.named:
+            return Measurements(self.now, problem=problem)
+        arms: Mapping[tuple[str, str, str], Arm] = {
+            ("shop", rule.name, arm): Arm(tuple(samples), self.scraped_at)
+            for rule in self.policy.rules
+            for arm, samples in self.samples.items()
+        }
+        return Measurements(self.now, arms)
+
+    # --- Writes, and what must hold at each ---
+
+    def refuse_sometimes(self) -> None:
+        if self.random.random() < self.trouble.conflicts:
+            raise ConflictError("Conflict", "someone was faster")
+
+    async def commit(self, change: Change, state: State) -> str:
+        self.refuse_sometimes()
+        before, self.state = self.state, state
+        self.version += 1
+        added = len(state.history) - len(before.history)
+        moved = (before.phase, before.stage, before.step) != (state.phase, state.stage, state.step)
+        self.must(added == moved, "I14: one audit record for each transition, and for nothing else")
+        if state.phase is Phase.PROGRESSING and state.step > before.step > 0:
+            self.must(
+                bool(before.evidence) and all(e.verdict is Verdict.PASS for e in before.evidence),
+                "I7: a step up follows a PASS that is already in status",
+            )
+        if state.phase.terminal:
+            own = self.canary is None and not self.service and not self.named
+            self.must(own, "I12: an ended change leaves nothing of ours behind")
+            self.must(self.held != Held.RUNNING, "I12: an ended change holds no lock")
+        self.tell(f"{state.phase} {state.stage or ''} {state.weight} % {state.reason}: {state.message}"[:150])
+        return str(self.version)
+
+    def must(self, holds: bool, rule: str) -> None:
+        if not holds:
+            raise Broken("\n".join([rule, *self.story[-25:]]))
+
+    async def apply(self, intent: Intent, observation: Observation) -> None:
+        self.refuse_sometimes()
+        self.tell(f"  -> {type(intent).__name__} {getattr(intent, 'weight', '')}")
+        approved = self.state.started_at is not None
+        match intent:
+            case Mark():
+                self.held, self.paused = intent.held.value, True
+            case Release():
+                self.held, self.paused = "", False
+            case Promote():
+                self.must(approved and self.state.weight in (0, 100), "I2: only an approved revision is rolled out")
+                self.held, self.paused = Held.PROMOTING.value, False
+            case Restore():
+                self.revision, self.held, self.paused = "old", Held.RESTORING.value, False
+            case DeleteReplicaSet():
+                rejected = intent.replica_set.revision != "old"
+                stands = bool(self.own["old"].ready_at)
+                self.must(rejected and self.paused and stands, "I5: only a rejected one, paused, stable standing")
+                self.own.pop(intent.replica_set.revision)
+            case CreateService():
+                self.service = True
+            case CreateCanary():
+                self.canary = Pods()
+                self.canary.scale(intent.replicas, self.now)
+            case ScaleCanary():
+                if self.canary is None:
+                    raise ConflictError("NotFound", "no canary")
+                self.canary.scale(intent.replicas, self.now)
+            case Shift():
+                if intent.weight > self.weight:
+                    self.must(approved, "I2: weight only for an approved revision")
+                    self.must(self.named, "the canary is named before it has weight")
+                    self.must(self.canary_ready() >= need(SIZE, intent.weight), "I4: capacity, then traffic")
+                if intent.weight < self.weight:
+                    self.must(
+                        sum(self.ready(r) for r in self.own) >= SIZE - 2, "I3: traffic returns to ready pods only"
+                    )
+                self.weight, self.named, self.written_at = intent.weight, True, self.now
+            case PutBack():
+                self.must(self.weight == 0, "the canary is named until it has no weight")
+                self.named, self.written_at = False, self.now
+            case DeleteCanary(kind="Deployment"):
+                self.must(self.weight == 0 and not self.named, "I4: traffic, drain, then capacity")
+                self.canary = None
+            case DeleteCanary():
+                self.must(self.canary is None, "a Service outlives the pods behind it")
+                self.service = False
+            case _:
+                raise NotImplementedError(intent)
+        if not self.state.promoted:
+            self.must(len(self.own["old"].ready_at) == SIZE, "I3: no stable pod goes before promotion")
+
+    async def record(self, namespace: str, record: Record) -> None:
+        raise NotImplementedError
+
+    async def finalizer(self, change: Change, *, present: bool) -> None:
+        self.change = replace(self.change, finalizer=present)
+
+    async def forget(self, namespace: str, name: str) -> None:
+        raise NotImplementedError
+
+    async def mark(self, d: Deployment, held: Held) -> None:
+        raise NotImplementedError
+
+    async def release(self, d: Deployment) -> None:
+        raise NotImplementedError
+
+    async def event(self, subject: dict[str, Any], reason: str, message: str, *, warning: bool) -> None:
+        return
+
+
+class Silent:
+    """Reports of nobody's concern here."""
+
+    def decision(self, change: Change, before: State, after: State, observation: Observation) -> None:
+        return
+
+    def write(self, change: Change, kind: str, message: str, *, after_verdict: timedelta | None = None) -> None:
+        return
+
+    def forget(self, namespace: str, name: str) -> None:
+        return
