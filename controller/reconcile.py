@@ -19,7 +19,7 @@ from controller.core.intake import Ask, LetGo, Record, Rehold, intake, refused_n
 from controller.core.model import Change, Deployment, Held, Measurements, Observation, Phase, State
 from controller.core.plan import Intent, plan
 from controller.core.policy import Policy, Step
-from controller.errors import ConflictError, ForbiddenError, LeaseLostError, PermanentError
+from controller.errors import ForbiddenError, LeaseLostError, PermanentError
 
 log = structlog.get_logger()
 
@@ -85,6 +85,7 @@ class Reconciler:
         self._reads, self._writes, self._reports = reads, writes, reports
         self._leads, self._measured, self._now = leads, measured, now
         self._committed: dict[tuple[str, str], tuple[str, State]] = {}
+        self._refused: dict[tuple[str, str], str] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._taking_in = asyncio.Lock()
         """One at a time, so that no number is given twice."""
@@ -151,6 +152,7 @@ class Reconciler:
         known = self._reads.known(namespace, name)
         if known is None:
             self._committed.pop((namespace, name), None)
+            self._refused.pop((namespace, name), None)
             self._reports.forget(namespace, name)
             return None
         change, before = self._newest(known)
@@ -170,16 +172,16 @@ class Reconciler:
             observation = Observation(change, {}, None)
             self._reports.decision(change, before, before, observation)
             return None
+        return await self._cycle(change, before)
+
+    async def _cycle(self, change: Change, before: State) -> timedelta | None:
+        key = (change.namespace, change.name)
         try:
-            return await self._cycle(change, before)
-        except (ConflictError, LeaseLostError):
-            raise
+            observation = await self._reads.observe(change, before, self._measured(*key))
         except PermanentError as error:
             await self._show(change, before, error)
             raise
-
-    async def _cycle(self, change: Change, before: State) -> timedelta | None:
-        observation = await self._reads.observe(change, before, self._measured(change.namespace, change.name))
+        observation = replace(observation, refusal=self._refused.get(key, ""))
         policy = before.policy or observation.policy or NO_POLICY
         now = self._now()
         after = decide(before, observation, policy, now)
@@ -217,7 +219,13 @@ class Reconciler:
         if intent is None:
             return False
         self._may_write()
-        await self._writes.apply(intent, observation)
+        key = (observation.change.namespace, observation.change.name)
+        try:
+            await self._writes.apply(intent, observation)
+        except PermanentError as error:
+            self._refused[key] = f"{_reason(error)}: {error.message}"[:400]
+            raise
+        self._refused.pop(key, None)
         took = self._now() - verdict_at if verdict_at else None
         self._reports.write(observation.change, type(intent).__name__, f"{intent.target.name}", after_verdict=took)
         return True
@@ -250,10 +258,8 @@ class Reconciler:
     # --- Telling people ---
 
     async def _show(self, change: Change, before: State, error: PermanentError) -> None:
-        """A refused request is a reason in status, for the rules cannot see it."""
-        reason = (
-            "PermissionDenied" if isinstance(error, ForbiddenError) and error.reason == "Forbidden" else error.reason
-        )
+        """What may not be read is a reason in status, for no rule can see it."""
+        reason = _reason(error)
         after = _with_reason(before, reason, error.message)
         if (before.reason, before.message) == (after.reason, after.message):
             return
@@ -307,6 +313,7 @@ WARNINGS = frozenset(
         "InvalidChangeID",
         "InvalidPolicy",
         "InvalidQuery",
+        "NameTaken",
         "NoData",
         "NoReferenceGrant",
         "NoSuchBucket",
@@ -326,6 +333,10 @@ WARNINGS = frozenset(
         "UnknownType",
     )
 )
+
+
+def _reason(error: PermanentError) -> str:
+    return "PermissionDenied" if isinstance(error, ForbiddenError) and error.reason == "Forbidden" else error.reason
 
 
 def _says(change: Change, record: Record) -> bool:

@@ -17,6 +17,7 @@ from typing import Annotated, NoReturn, Self
 import typer
 
 from testbed import build as builds
+from testbed import demo
 from testbed.bed import COMPONENTS, DIRECTORY_PREFIX, EVERYTHING, Bed, Options
 from testbed.errors import BedError
 
@@ -132,6 +133,13 @@ def down(
                 raise BedError(f"{running.name} (pid {running.pid}) has not ended")
         os.close(process)
         typer.echo(f"{running.name} is down")
+
+
+@app.command("demo")
+def demo_() -> None:
+    """Play three changes under traffic: one completes, two are taken back. Exit code 1 when the story does not hold."""
+    Options().build(_report())
+    demo.main()
 
 
 @app.command("list")

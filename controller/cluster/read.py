@@ -304,10 +304,20 @@ class Cluster:
             selector_key=pod_template.selector_key(d.selector, [s["spec"]["selector"] for s in behind])
             if waiting
             else "",
+            taken=await self._taken(change.namespace, name, services, pairs) if waiting else "",
             unserved=f"Service {unserved} is named by a route but selects no pod of Deployment {name}"
             if unserved
             else "",
         )
+
+    async def _taken(self, namespace: str, name: str, services: list[Json], pairs: Iterable[ServicePair]) -> str:
+        needed = {pair.canary for pair in pairs}
+        foreign = sorted(needed & {s["metadata"]["name"] for s in services if not _is_ours(s)})
+        if foreign:
+            return f"Service {foreign[0]}"
+        canary = pod_template.canary_name(name)
+        found = await self._deployment(namespace, canary)
+        return f"Deployment {canary}" if found and RUN_LABEL not in found.labels else ""
 
     async def _deployment(self, namespace: str, name: str) -> Deployment | None:
         try:
@@ -464,6 +474,10 @@ def _known(raw: Json) -> Known:
     except FieldError as error:
         plain = {key: value for key, value in raw.items() if key != "status"}
         return Known(manifest.change(plain)[0], State(), f"UnknownStatus: {error}; was it written by a newer version?")
+
+
+def _is_ours(raw: Json) -> bool:
+    return RUN_LABEL in (raw["metadata"].get("labels") or {})
 
 
 def _names(known: Known) -> set[str]:

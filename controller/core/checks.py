@@ -324,6 +324,8 @@ def workload_unfit(state: State, observation: Observation, policy: Policy, now: 
                 f"{names} both have pods: an earlier update of {d.name} was not finished; "
                 "apply the template of one of them first",
             )
+        if seen.taken and target.strategy is Strategy.CANARY:
+            return Finding("NameTaken", f"{seen.taken} exists and is not ours: rename it, the canary needs that name")
         if seen.unserved:
             return Finding("ServiceWithoutPods", f"{seen.unserved}: correct its selector")
         problem = next((r for r in seen.routes if r.problem), None)
@@ -353,6 +355,11 @@ def awaiting_approval(state: State, observation: Observation, policy: Policy, no
 
 
 # --- Reasons to wait under way ---
+
+
+def write_refused(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """The API server refuses what has to be written next; it is tried again and again."""
+    return _problem(observation.refusal)
 
 
 def has_capacity(state: State, target: Target, seen: Seen) -> bool:

@@ -281,6 +281,7 @@ RULES = {
             checks.inconclusive,
         ),
         hold=(
+            checks.write_refused,
             checks.capacity_pending,
             checks.route_pending,
             checks.no_data,
@@ -302,7 +303,7 @@ RULES = {
             checks.slo_burn,
             checks.progress_deadline,
         ),
-        hold=(checks.rolling, checks.over_limit, checks.watching),
+        hold=(checks.write_refused, checks.rolling, checks.over_limit, checks.watching),
         advance=promotion,
     ),
     Phase.ROLLING_BACK: Rules(roll_back=(), hold=(), advance=rolling_back),

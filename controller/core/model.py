@@ -343,6 +343,8 @@ class Seen:
     obstacles: tuple[str, ...] = ()
     """Why a canary cannot be made of it: hostPort, ReadWriteOnce volume, …; empty when it can."""
     selector_key: str = ""
+    taken: str = ""
+    """`Kind name` of an object that has a name which the canary needs, and is not ours."""
     unserved: str = ""
     """A Service that routes name but that selects no pod."""
 
@@ -455,3 +457,5 @@ class Observation:
     others: tuple[Other, ...] = ()
     environment: tuple[str, ...] = ()
     """`Reason: text` for what the controller itself lacks: admission policies, rights."""
+    refusal: str = ""
+    """`Reason: text` of the last write towards this state, if the API server refused it."""

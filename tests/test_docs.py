@@ -1,0 +1,67 @@
+"""What the documents say of the code is what the code says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from controller.core.checks import ENDING_TROUBLE
+from controller.core.decide import RULES
+
+ROOT = Path(__file__).resolve().parent.parent
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
+OF_THE_CODE = {"BadEvent", "BadObject", "Deleted", "Empty", "Retry", "ChangePolicy", "Prometheus", "AdmissionFound"}
+"""Words that look like a reason where reasons are made, and the one that says all is well."""
+TRANSIENT = {
+    "ConnectionLost", "CutShort", "DiscoveryDisagrees", "LeaseLost", "ListExpired", "NotTheApiServer", "StaleList",
+    "Timeout",
+}  # fmt: skip
+"""Seen in the log only; Serin tries again by itself."""
+
+
+def rows() -> str:
+    def names(row: tuple[object, ...]) -> str:
+        return ", ".join(f"`{check.__name__}`" for check in row) or "–"  # type: ignore[attr-defined]
+
+    return "\n".join(
+        f"| {phase} | {names(rules.roll_back)} | {names(rules.hold)} | `{rules.advance.__name__}` |"
+        for phase, rules in RULES.items()
+    )
+
+
+def test_the_table_of_rules_is_the_table() -> None:
+    assert rows() in (ROOT / "docs/architecture.md").read_text()
+
+
+def reasons() -> set[str]:
+    kinds = "Finding|Problem|PermanentError|TransientError"
+    made = re.compile(rf'(?:{kinds})\(\s*"([A-Z]\w+)"|f?"([A-Z][A-Za-z0-9]+): |_failed\(state, "(\w+)"')
+    files = [p for p in (ROOT / "controller").rglob("*.py") if "cli" not in p.parts]
+    found = {group for path in files for match in made.finditer(path.read_text()) for group in match.groups() if group}
+    return (found | set(ENDING_TROUBLE.values())) - OF_THE_CODE - TRANSIENT
+
+
+@pytest.mark.parametrize("reason", sorted(reasons()))
+def test_every_reason_is_explained(reason: str) -> None:
+    assert f"\n### {reason}\n" in (ROOT / "docs/troubleshooting.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "path", sorted(str(p.relative_to(ROOT)) for p in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+)
+def test_links_lead_somewhere(path: str) -> None:
+    here = ROOT / path
+    assert [to for to in LINK.findall(here.read_text()) if not (here.parent / to).exists()] == []
+
+
+def test_the_two_commands_of_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    commands = re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert commands == ["demo", "test"]
+    assert all(re.search(rf"^{command}:", makefile, re.MULTILINE) for command in commands)
+
+
+@pytest.mark.parametrize("directory", ["manifests", "policies"])
+def test_what_the_readme_installs_can_be_installed(directory: str) -> None:
+    assert f"kubectl apply --server-side -k {directory}/" in (ROOT / "README.md").read_text()
+    assert (ROOT / directory / "kustomization.yaml").exists()
