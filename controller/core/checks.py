@@ -328,9 +328,12 @@ def workload_unfit(state: State, observation: Observation, policy: Policy, now: 
             return Finding("NameTaken", f"{seen.taken} exists and is not ours: rename it, the canary needs that name")
         if seen.unserved:
             return Finding("ServiceWithoutPods", f"{seen.unserved}: correct its selector")
-        problem = next((r for r in seen.routes if r.problem), None)
-        if problem and target.strategy is Strategy.CANARY:
+        if target.strategy is Strategy.NATIVE:
+            continue
+        if problem := next((r for r in seen.routes if r.problem), None):
             return Finding("NoReferenceGrant", f"{problem.key}: {problem.problem}")
+        if refused := next((r for r in seen.routes if not r.accepted), None):
+            return Finding("RouteNotAccepted", f"{refused.key} is not accepted by its gateway: see its status.parents")
     return None
 
 

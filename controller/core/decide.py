@@ -57,7 +57,7 @@ def decide(state: State, observation: Observation, policy: Policy, now: datetime
             return replace(state, reason=finding.reason, message=finding.message)
     if _verdicts(before) != _verdicts(state):
         # A step up follows a verdict that is already in status: this decision commits it, the next one advances.
-        return replace(state, reason="Judged", message="every rule passed")
+        return replace(state, reason="Judged", message="the newest verdicts are in status")
     return rules.advance(state, observation, policy, now)
 
 

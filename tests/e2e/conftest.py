@@ -27,6 +27,7 @@ from testbed import stage
 from testbed.bed import Bed
 from testbed.load import Load, Summary
 from testbed.process import Process
+from testbed.waiting import eventually
 
 SIDE_BY_SIDE = 8
 BAKE = timedelta(seconds=3)
@@ -114,7 +115,8 @@ class Serin:
         self.loop.close()
 
     def change_id(self) -> str:
-        return f"CHG-20261123-{next(self._ids):03d}"
+        """Of a day that is not today: those that Serin gives are of today."""
+        return f"CHG-20260101-{next(self._ids):03d}"
 
     def namespace(self, test: str) -> str:
         plain = test.removeprefix("test_").replace("_", "-").partition("[")[0]
@@ -198,6 +200,10 @@ class Played(stage.App):
             if pod["spec"]["containers"][0]["image"].endswith(f":{version}" if version else "")
             and "deletionTimestamp" not in pod["metadata"]
         }
+
+    def told(self, kind: str, reason: str) -> None:
+        """Wait for an Event: they are written in the background."""
+        eventually(lambda: reason in self.events(kind), within=timedelta(seconds=20))
 
     def events(self, kind: str) -> list[str]:
         """Reasons of the Events that Serin wrote about objects of `kind`, oldest first."""

@@ -131,7 +131,7 @@ def test_a_crash_looping_native_change_is_undone_with_pods_ready_throughout(undo
     assert ready_pods(app) == 4
     (running,) = (rs for rs in replica_sets(app) if rs["spec"]["replicas"])
     assert running["metadata"]["uid"] in stable
-    assert status["cause"] in app.events("Deployment")
+    app.told("Deployment", status["cause"])
 
 
 def test_a_crash_looping_recreate_gets_its_stable_pods_back(undone: dict[str, Scene]) -> None:

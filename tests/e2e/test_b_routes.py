@@ -121,23 +121,25 @@ def test_a_route_of_another_namespace_needs_a_grant_and_is_left_alone_without(ap
     app.change("v2", change)
     status = app.wait(change, "Waiting", reason="NoReferenceGrant")
     assert f"no ReferenceGrant in {app.namespace} lets HTTPRoutes of {front} name Service shop" in status["message"]
-    assert "NoReferenceGrant" in app.events("ChangeRequest")
-    assert "NoReferenceGrant" in app.events("Deployment")
+    for kind in ("ChangeRequest", "Deployment"):
+        app.told(kind, "NoReferenceGrant")
     assert any(line.get("reason") == "NoReferenceGrant" for line in app.serin.lines(app.namespace, "decision"))
     assert [weights(rule) for rule in rules_of(app, namespace=front)] == [{"shop": 1}]
     assert app.pods("v2") == {}
-    app.apply(
-        {
-            "apiVersion": "gateway.networking.k8s.io/v1beta1",
-            "kind": "ReferenceGrant",
-            "metadata": {"name": "front", "namespace": app.namespace},
-            "spec": {
-                "from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": front}],
-                "to": [{"group": "", "kind": "Service"}],
-            },
-        }
-    )
+    grant = {
+        "apiVersion": "gateway.networking.k8s.io/v1beta1",
+        "kind": "ReferenceGrant",
+        "metadata": {"name": "front", "namespace": app.namespace},
+        "spec": {
+            "from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": front}],
+            "to": [{"group": "", "kind": "Service"}],
+        },
+    }
     with app.users(rps=20) as users:
+        with app.serin.policy_lock:
+            app.serin.set_policy({})
+            app.apply(grant)
+            app.wait(change, "Progressing", within=timedelta(seconds=70))
         seen: set[tuple[tuple[str, int], ...]] = set()
 
         def completed() -> bool:
@@ -205,4 +207,4 @@ def test_a_sync_that_resets_the_weights_again_and_again_ends_the_change(app: Pla
         assert users.stop().failed == 0
     assert app.weights() == {"shop": 1}
     assert app.leftovers() == []
-    assert "RouteConflict" in app.events("Deployment")
+    app.told("Deployment", "RouteConflict")

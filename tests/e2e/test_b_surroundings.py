@@ -198,8 +198,8 @@ def test_a_foreign_service_with_the_canarys_name_holds_the_change_until_it_is_go
     app.change("v2", change)
     status = app.wait(change, "Waiting", reason="NameTaken")
     assert "Service shop-canary" in status["message"]
-    assert "NameTaken" in app.events("ChangeRequest")
-    assert "NameTaken" in app.events("Deployment")
+    app.told("ChangeRequest", "NameTaken")
+    app.told("Deployment", "NameTaken")
     time.sleep(2)
     assert app.status(change)["reason"] == "NameTaken"  # it does not flicker
     assert app.weights() == {"shop": 1}

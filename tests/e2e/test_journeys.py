@@ -112,7 +112,7 @@ def test_few_requests_are_no_reason_to_go_back(app: Played, rps: float) -> None:
     else:
         done = app.wait(app.start("v2", policy=wanted), "Completed", within=LONG)
     assert done["lowEvidence"] is True
-    assert "LowTraffic" in app.events("ChangeRequest")
+    app.told("ChangeRequest", "LowTraffic")
 
 
 def test_few_requests_hold_when_the_policy_says_so(app: Played) -> None:
@@ -143,7 +143,7 @@ def test_a_fifth_of_the_requests_failing_is_taken_back(app: Played) -> None:
     assert seen.failed_by_version["v2"] == pytest.approx(seen.by_version["v2"] / 5, abs=2)
     first = next(w for w in app.serin.lines(app.namespace, "write") if "seconds_after_verdict" in w)
     assert (first["kind"], first["seconds_after_verdict"] < 1) == ("Shift", True)
-    assert "ErrorRate" in app.events("Deployment")
+    app.told("Deployment", "ErrorRate")
     # The same template again, under another ID: held. With the annotation that says so knowingly: it runs.
     again = app.serin.change_id()
     app.change("v2", again, ERROR_RATIO="0.2")
@@ -402,7 +402,7 @@ def test_prometheus_away_holds_a_healthy_change_and_no_more(app: Played) -> None
         assert (after["phase"], after["step"], after["reason"]) == ("Progressing", holding["step"], "NoData")
         app.wait(change, "Completed", within=LONG)
         assert users.stop().failed == 0
-    assert "NoData" in app.events("ChangeRequest")
+    app.told("ChangeRequest", "NoData")
 
 
 @pytest.mark.alone
