@@ -82,8 +82,8 @@ def main() -> None:
     if broken:
         console.print(f"\n[bold red]The story does not hold:[/] {escape('; '.join(broken))}")
         sys.exit(1)
-    console.print(f"\n[bold green]The story holds.[/] It took {_length(took)}; nothing of it is left on this machine.")
-    console.print("To play yourself: [bold]uv run serin-testbed up --keep[/], then docs/quickstart.md.")
+    console.print(f"\n[bold green]The story holds.[/] It took {_length(took)}; its cluster is gone again.")
+    console.print("To play yourself: [bold]uv run serin-testbed up --keep[/]; testbed/README.md says how.")
 
 
 async def _play() -> list[str]:
@@ -127,7 +127,7 @@ def _install(bed: Bed) -> None:
 
 
 async def _healthy(play: Play) -> Act:
-    _title("Act 1: a healthy change goes 10 % → 50 % → 100 % and completes", "diff of v1 and v2: an image, a change ID")
+    _title("Act 1: a healthy change goes 10 % → 50 % → 100 % and completes", "v2 is a new image under a change ID")
     act = await _act(play, GOOD, "v2", "v1")
     steps = [t["weight"] for t in act.status["history"] if t["phase"] == "Progressing"]
     play.claim("it went 10 → 50 → 100 and completed", steps == [10, 50, 100] and act.status["phase"] == "Completed")
