@@ -18,6 +18,7 @@ from controller.core.change import (
 )
 from controller.core.codec import JSON, camel
 from controller.core.model import Change, Deployment, Held, Other, ReplicaSet
+from controller.core.policy import ChangeType
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def _spec(d: Deployment, change_id: str, revision: str = "") -> JSON:
     form = {} if isinstance(problem, Problem) and problem.reason == "InvalidAnnotation" else _form(d.annotations)
     spec = {
         "changeId": change_id,
-        "type": "" if isinstance(kind, Problem) else str(kind),
+        "type": printable(d.annotations.get(PREFIX + "type", ChangeType.NORMAL), 32) or "?",
         "requestedBy": printable(d.annotations.get(PREFIX + "requested-by", ""), 250),
         "deployments": [d.name],
         "revision": revision,

@@ -1,0 +1,99 @@
+"""What a held Deployment asks for."""
+
+from datetime import date
+from typing import Any
+
+import pytest
+
+from controller.core.intake import Ask, LetGo, Record, Rehold, intake
+from controller.core.model import Change, Deployment, Other, Phase, ReplicaSet
+from controller.core.policy import ChangeType
+
+TODAY = date(2026, 11, 23)
+ID = "CHG-20261123-001"
+
+
+def deployment(held: str = "true", change: str = ID, revision: str = "new", **annotations: str) -> Deployment:
+    named = {f"serin.dev/{key.replace('_', '-')}": value for key, value in annotations.items()}
+    return Deployment(
+        name="shop", namespace="demo", uid="u", resource_version="1", replicas=2, total=2, updated=0, ready=2,
+        available=2, observed=True, paused=bool(held), held=held, change=change, revision=revision, template={},
+        selector={"app": "shop"}, recreate=False, unavailable_max=0, progress_deadline_seconds=600,
+        min_ready_seconds=0, annotations={"serin.dev/requested-by": "alice", **named}, labels={},
+    )  # fmt: skip
+
+
+def known(phase: Phase, change_id: str = ID, revision: str = "new", own: str = "") -> tuple[Change, Other]:
+    change = Change("demo", change_id.lower(), change_id, ChangeType.NORMAL, revision=own, deployments=("shop",))
+    return change, Other("demo", change.name, change_id, phase, {"shop": revision}, rejected=False)
+
+
+def asked(d: Deployment, *changes: tuple[Change, Other], running: str = "old") -> Any:
+    sets = [ReplicaSet("shop-1", "r", "1", running, 2, 2, 1)]
+    return intake(Ask(d, sets, changes, [c.change_id for c, _ in changes]), TODAY)
+
+
+def test_a_new_template_is_recorded_with_who_asked_and_what_they_said() -> None:
+    record = asked(deployment(type="standard", description="Checkout v2", risk="Low"))
+    assert record == Record(
+        ID.lower(),
+        {
+            "changeId": ID,
+            "type": "standard",
+            "requestedBy": "alice",
+            "deployments": ["shop"],
+            "description": "Checkout v2",
+            "impact": {"risk": "Low"},
+        },
+    )
+
+
+def test_a_template_that_runs_already_is_released() -> None:
+    assert asked(deployment(revision="old")) == LetGo()
+
+
+@pytest.mark.parametrize("held", ["", "rejected"])
+def test_what_is_not_held_asks_for_nothing(held: str) -> None:
+    assert asked(deployment(held=held)) is None
+
+
+@pytest.mark.parametrize("held", ["running", "promoting", "restoring"])
+def test_a_mark_without_a_running_change_is_held_anew(held: str) -> None:
+    assert asked(deployment(held=held)) == Rehold()
+    assert asked(deployment(held=held), known(Phase.PROMOTING)) is None
+
+
+def test_auto_takes_the_next_number_and_keeps_it_for_that_revision() -> None:
+    taken = known(Phase.COMPLETED, "CHG-20261123-007", "older")
+    first = asked(deployment(change="auto"), taken)
+    assert (first.name, first.spec["revision"]) == ("chg-20261123-008", "new")
+    again = asked(deployment(change="auto"), taken, known(Phase.WAITING, "CHG-20261123-008", own="new"))
+    assert again.name == "chg-20261123-008"
+
+
+@pytest.mark.parametrize(
+    ("d", "changes", "reason"),
+    [
+        (deployment(change="CHG-1"), [], "InvalidChangeID"),
+        (deployment(), [known(Phase.COMPLETED, revision="older")], "ChangeClosed"),
+        (deployment(), [known(Phase.PROGRESSING, revision="older")], "ChangeRunning"),
+    ],
+    ids=["malformed", "closed", "running"],
+)
+def test_what_cannot_run_is_recorded_as_refused(
+    d: Deployment, changes: list[tuple[Change, Other]], reason: str
+) -> None:
+    record = asked(d, *changes)
+    assert record.name == "refused-shop"
+    assert record.spec["problem"].startswith(f"{reason}: ")
+
+
+def test_an_unknown_type_is_recorded_as_it_was_written() -> None:
+    record = asked(deployment(type="hot\x1bfix"))
+    assert record.spec["type"] == "hot\\x1bfix"
+    assert record.spec["problem"].startswith("UnknownType: ")
+    assert asked(deployment(type="")).spec["type"], "the kind requires one"
+
+
+def test_its_own_running_change_is_left_alone() -> None:
+    assert asked(deployment(), known(Phase.PROGRESSING)) is None
