@@ -204,10 +204,10 @@ class Scene:
         path = f"api/v1/namespaces/{self.namespace}"
         return self._must(self.admin.request("PATCH", path, labels, "application/merge-patch+json"))
 
-    def canary(self) -> "Scene":
+    def canary(self, *owners: Object) -> "Scene":
         """What the controller makes for a canary: a Deployment, and what goes with it."""
         labels = {"app": "shop-canary", RUN: ID}
-        meta = {"name": "shop-canary", "labels": {**labels, LABEL: ID}}
+        meta = {"name": "shop-canary", "labels": {**labels, LABEL: ID}, "ownerReferences": list(owners)}
         selector = {"matchLabels": labels}
         canary = {
             "metadata": meta,

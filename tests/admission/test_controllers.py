@@ -56,10 +56,7 @@ def test_a_canary_gets_its_pods_and_goes_with_its_owner(cluster: Bed) -> None:
     owners = f"api/v1/namespaces/{scene.namespace}/configmaps"  # a ChangeRequest is known to the collector after 30 s
     owner = scene.admin.request("POST", owners, {"metadata": {"name": "owner"}}).body["metadata"]
     reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner["uid"], "controller": True}
-    scene.canary()
-    for each in CANARY_OBJECTS:
-        owned = {"metadata": {"ownerReferences": [reference]}}
-        assert scene.serin.patch(each, "shop-canary", owned).ok
+    scene.canary(reference)
     pod = wait_for("the canary's pod", lambda: [p for p in scene.admin.items("pods") if image_of(p) == "shop:2"])[0]
     assert pod["metadata"]["labels"][RUN] == ID
     evict = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod["metadata"]["name"]}}
