@@ -1,5 +1,6 @@
 """What the bed shows is real: weights, readiness, crashes, metrics, alerts, faults."""
 
+import asyncio
 import urllib.error
 from datetime import timedelta
 from typing import Any
@@ -83,6 +84,11 @@ async def test_a_bed_is_up_within_half_a_minute(bed: Bed) -> None:
 
 
 async def test_weights_are_the_shares_that_users_get_and_prometheus_counts_them(shop: Bed) -> None:
+    def counted(name: str) -> float:
+        return value(shop, f'envoy_cluster_upstream_rq{{envoy_cluster_name="{NAMESPACE}_{name}_80"}}')
+
+    await asyncio.sleep(5)  # two scrapes: what was asked before is counted by now
+    before = {name: counted(name) for name in ("one", "two")}
     load = await shop.load(HOST, rps=300, duration=timedelta(seconds=5))
     summary = await load.wait()
     assert summary.failed == 0
@@ -90,11 +96,8 @@ async def test_weights_are_the_shares_that_users_get_and_prometheus_counts_them(
     share = summary.by_version["two"] / summary.sent
     assert share == pytest.approx(0.10, abs=0.035)  # 4.5 standard deviations of 1,500 draws
 
-    def counted(name: str) -> float:
-        return value(shop, f'envoy_cluster_upstream_rq{{envoy_cluster_name="{NAMESPACE}_{name}_80"}}')
-
     for name in ("one", "two"):
-        sent = summary.by_version[name]
+        sent = before[name] + summary.by_version[name]
         eventually(lambda name=name, sent=sent: counted(name) >= sent)  # type: ignore[misc]
         assert counted(name) == sent
     by_pods = f'sum by (app) (http_requests_total{{namespace="{NAMESPACE}",code="200",app="two"}})'
