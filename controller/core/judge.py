@@ -110,6 +110,8 @@ def _verdict(
         return Verdict.INCONCLUSIVE, "; no fresh data"
     if r.breach.last_bad:
         return Verdict.INCONCLUSIVE, f" for {format_duration(bad_for)} of {format_duration(sustained)}"
+    if state.promoted:  # the steps are behind it: only a breach counts now
+        return Verdict.PASS, ""
     if r.canary.fresh_at is None or state.settled_at is None or r.canary.fresh_at <= state.settled_at:
         return Verdict.INCONCLUSIVE, "; no data newer than the step"
     _, requests = slo.counts(r.canary, state.settled_at)

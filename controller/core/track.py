@@ -34,9 +34,9 @@ def track(state: State, observation: Observation, policy: Policy, now: datetime)
         settled_at=_settled_at(state, observation, policy, now),
         weighted_at=_weighted_at(state, observation, now),
     )
-    if state.phase in (Phase.PROGRESSING, Phase.PROMOTING):
-        state = judge(state, observation, policy, now)
-    return state
+    # Once the traffic has gone back there is nothing to judge: the evidence stays as it was.
+    exposed = state.phase is Phase.PROGRESSING or (state.phase is Phase.PROMOTING and state.stage is Stage.ROLL)
+    return judge(state, observation, policy, now) if exposed else state
 
 
 # --- Until the start: what each Deployment is, and how it will be rolled out ---

@@ -13,7 +13,7 @@ import yaml
 
 from controller.core import decide
 from controller.core.decide import RULES
-from controller.core.model import Other, Phase, State
+from controller.core.model import Other, Phase, State, Verdict
 from controller.core.policy import Approval, LowTraffic, Policy, parse_policy
 from controller.metrics.presets import PRESETS
 from tests.simulation.world import BEGIN, Broken, Trouble, World
@@ -46,6 +46,7 @@ def test_a_healthy_change_bakes_as_long_as_the_process_says_and_ends(kind: str, 
     done = play(world)
     assert (done.phase, steps(done), done.low_evidence) == (Phase.COMPLETED, [10, 50, 100], False)
     assert (world.failed, world.lost) == (0, 0)
+    assert {e.verdict for e in done.evidence} == {Verdict.PASS}
     took = world.now - BEGIN
     assert timedelta(minutes=bakes) < took < timedelta(minutes=bakes + 3)
     assert took < timedelta(minutes=45)

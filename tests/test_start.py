@@ -1,0 +1,58 @@
+"""A cluster that cannot be worked with is refused at start, with the reason and the mend."""
+
+from typing import Any, cast
+
+import pytest
+
+from controller.app import RIGHTS, check_cluster
+from controller.cluster import kinds
+from controller.cluster.client import Client, Resource
+from controller.errors import PermanentError
+
+
+class Server:
+    """What `check_cluster` asks an API server."""
+
+    def __init__(self, version: tuple[int, int] = (1, 37), served: set[str] | None = None, denied: str = "") -> None:
+        self._version, self._denied = version, denied
+        self._served = {"changerequests", "changepolicies"} if served is None else served
+
+    async def version(self) -> tuple[int, int]:
+        return self._version
+
+    async def api_resources(self, group_version: str) -> set[str] | None:
+        assert group_version == kinds.CHANGES.group_version
+        return self._served or None
+
+    async def access_review(self, verb: str, group: str, resource: str, namespace: str | None) -> bool:
+        return f"{verb} {resource}" != self._denied
+
+
+async def check(server: Server) -> None:
+    await check_cluster(cast(Client, cast(Any, server)))
+
+
+async def test_a_cluster_that_has_all_is_accepted() -> None:
+    await check(Server())
+    await check(Server(version=(1, 36)))
+
+
+@pytest.mark.parametrize(
+    ("server", "reason", "says"),
+    [
+        (Server(version=(1, 35)), "KubernetesTooOld", "the API server is 1.35, but Serin needs 1.36"),
+        (Server(served=set()), "MissingCRDs", "kubectl apply --server-side -k manifests/"),
+        (Server(served={"changerequests"}), "MissingCRDs", "changepolicies.serin.dev"),
+        (Server(denied="patch httproutes"), "PermissionDenied", "patch httproutes.gateway.networking.k8s.io"),
+    ],
+    ids=["too old", "no CRDs", "one CRD", "a right"],
+)
+async def test_one_that_lacks_something_is_refused_by_name(server: Server, reason: str, says: str) -> None:
+    with pytest.raises(PermanentError) as refused:
+        await check(server)
+    assert refused.value.reason == reason
+    assert says in refused.value.message
+
+
+def test_what_is_asked_for_are_rights_on_kinds() -> None:
+    assert all(isinstance(resource, Resource) and verbs.split() for resource, verbs in RIGHTS.items())
