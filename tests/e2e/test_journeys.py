@@ -337,9 +337,10 @@ def test_an_amendment_before_the_start_stays_the_same_change(app: Played) -> Non
     app.change("v2", change, kind="normal")
     before = app.wait(change, "Waiting", reason="AwaitingApproval", within=QUICK)
     app.change("v3", change, kind="standard")
-    done = app.wait(change, "Completed", within=LONG)
-    assert done["targets"][0]["revision"] != before["targets"][0]["revision"]
-    assert app.pods().keys() == app.pods("v3").keys()
+    started = app.wait(change, "Progressing", within=QUICK)
+    assert started["targets"][0]["revision"] != before["targets"][0]["revision"]
+    eventually(lambda: app.pods("v3"), within=QUICK)
+    assert app.pods("v2") == {}
 
 
 def test_deleting_the_request_of_a_running_change_ends_it_in_order(app: Played) -> None:
