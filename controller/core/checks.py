@@ -98,7 +98,12 @@ def deployment_deleted(state: State, observation: Observation, policy: Policy, n
 
 
 def superseded(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
-    """The Deployment was given another template or another change."""
+    """The Deployment was given another template or another change.
+
+    Once its pods are replaced, a newer template waits for a change of its own, and this one ends as what it is.
+    """
+    if state.phase is Phase.PROMOTING and state.stage is not Stage.ROLL:
+        return None
     change = observation.change
     for target, seen in targets(state, observation):
         d = seen.deployment
@@ -143,17 +148,37 @@ def pods_not_ready(state: State, observation: Observation, policy: Policy, now: 
     for target, seen in targets(state, observation):
         since = target.not_ready_since
         if since and now - since >= policy.health.not_ready_max:
-            wanted = need(target.replicas, state.weight)
             lasted = format_duration(policy.health.not_ready_max)
-            message = f"{seen.canary.ready} of {wanted} canary pods of {target.name} ready for {lasted}"
+            own = seen.deployment.ready if seen.deployment else 0
+            ready = seen.canary.ready if target.strategy is Strategy.CANARY else own
+            message = f"only {ready} new pods of {target.name} ready for {lasted}: fewer than their traffic needs"
             return Finding("NotReady", message, rejected=True)
     return None
+
+
+def carried(state: State, seen: Seen) -> int:
+    """Percent of the traffic that the routes send to the canary now: while a step is set up, still the last one's."""
+    return max((state.weight if route.weight is None else route.weight for route in seen.routes), default=0)
+
+
+def too_few_ready(state: State, target: Target, seen: Seen) -> bool:
+    """Fewer ready pods of the new revision than their traffic needs; those that are leaving never count against it."""
+    if state.stage not in (None, Stage.ROLL):
+        return False
+    if target.strategy is Strategy.CANARY:
+        leaving, weight = sum(pod.leaving for pod in seen.canary.pods), carried(state, seen)
+        return weight > 0 and seen.canary.ready + leaving < need(target.replicas, weight)
+    d = seen.deployment
+    if d is None or state.settled_at is None:
+        return False
+    leaving = sum(pod.leaving for pod in seen.pods)
+    return d.ready + leaving < min(target.replicas, d.replicas) - d.unavailable_max
 
 
 def canary_lost(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
     """Someone deleted the canary while it had weight."""
     for target, seen in targets(state, observation, Strategy.CANARY):
-        if state.settled_at and seen.canary.deployment is None:
+        if state.stage in (None, Stage.ROLL) and carried(state, seen) and seen.canary.deployment is None:
             return Finding("CanaryLost", f"Deployment {target.canary} was deleted by someone else")
     return None
 
@@ -210,7 +235,7 @@ def _failed(state: State, reason: str, about: Callable[[Evidence], bool]) -> Fin
 def inconclusive(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
     """Nothing has been known for longer than the policy bears."""
     since = state.no_data_since
-    if since and now - since >= policy.no_data_deadline:
+    if since and now - since >= policy.no_data_deadline and state.stage in (None, Stage.ROLL):
         return Finding(
             "Inconclusive",
             f"no usable metrics for {format_duration(now - since)}; {no_data_cause(state, observation, policy, now)}",
@@ -415,7 +440,9 @@ def no_data_cause(state: State, observation: Observation, policy: Policy, now: d
 
 
 def over_limit(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
-    """A limit is exceeded, but not yet for long enough."""
+    """A limit is exceeded, but not yet for long enough; without traffic, nothing more is learnt of a canary."""
+    if state.stage not in (None, Stage.ROLL):
+        return None
     bad = {(b.rule, b.target) for b in state.breaches if b.last_bad}
     evidence = next((e for e in state.evidence if (e.rule, e.target) in bad), None)
     return Finding("OverLimit", evidence.message) if evidence else None

@@ -8,6 +8,7 @@ from controller.core import checks
 from controller.core.checks import DATA_PLANE_LAG, Check, Finding, recovered, stable_alone, stable_covers, targets
 from controller.core.model import (
     Arm,
+    Held,
     Measurements,
     Observation,
     Phase,
@@ -243,9 +244,9 @@ def _still(measured: Measurements, target: str, since: datetime) -> bool:
 
 
 def _leftovers(state: State, target: Target, seen: Seen) -> bool:
-    return clean_up(state, target, seen) is not None or bool(
-        seen.canary.deployment or seen.canary.services or seen.canary.companions
-    )
+    locked = seen.deployment is not None and seen.deployment.held in (Held.RUNNING, Held.PROMOTING, Held.RESTORING)
+    parts = seen.canary.deployment or seen.canary.services or seen.canary.companions
+    return clean_up(state, target, seen) is not None or locked or bool(parts)
 
 
 RULES = {
@@ -298,10 +299,13 @@ RULES = {
             checks.deployment_deleted,
             checks.superseded,
             checks.pods_failing,
+            checks.canary_lost,
+            checks.pods_not_ready,
             checks.p0_incident,
             checks.error_rate,
             checks.slo_burn,
             checks.progress_deadline,
+            checks.inconclusive,
         ),
         hold=(checks.write_refused, checks.rolling, checks.over_limit, checks.watching),
         advance=promotion,

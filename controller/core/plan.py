@@ -161,7 +161,7 @@ def _hold(target: Target, seen: Seen) -> Iterator[Intent]:
     d = seen.deployment
     if d and d.held and d.paused:
         for rs in seen.replica_sets:
-            if rs.revision == d.revision and rs.replicas == 0 and any(other.replicas for other in seen.replica_sets):
+            if rs.revision == d.revision and rs.replicas == 0:
                 yield DeleteReplicaSet(target, rs)
 
 
@@ -176,8 +176,10 @@ def _raise_capacity(state: State, target: Target, seen: Seen) -> Iterator[Intent
     if d is None or d.revision != target.revision:
         return
     scaler = seen.autoscaler
-    if target.floor and scaler and scaler.min_replicas < (floor := min(target.replicas, scaler.max_replicas)):
-        yield SetFloor(target, target.floor.name, floor)
+    if target.floor and scaler and scaler.name == target.floor.name:
+        floor = min(target.replicas, scaler.max_replicas)
+        if scaler.min_replicas < floor:
+            yield SetFloor(target, scaler.name, floor)
     for pair in target.services:
         if pair.canary not in seen.canary.services:
             yield CreateService(target, pair)
@@ -261,17 +263,19 @@ def clean_up(state: State, target: Target, seen: Seen) -> Intent | None:
         for companion in seen.canary.companions:
             kind, name = companion.split("/", 1)
             return DeleteCanary(target, kind, name)
-    if target.floor and seen.autoscaler and seen.autoscaler.min_replicas != target.floor.min_replicas:
-        return SetFloor(target, target.floor.name, target.floor.min_replicas)
+    floor, scaler = target.floor, seen.autoscaler
+    if floor and scaler and scaler.name == floor.name and scaler.min_replicas != floor.min_replicas:
+        return SetFloor(target, floor.name, floor.min_replicas)
     return _settle_deployment(state, target, seen) if seen.deployment else None
 
 
 def _settle_deployment(state: State, target: Target, seen: Seen) -> Intent | None:
     d = seen.deployment
     assert d is not None
+    if state.phase is Phase.PROMOTING:
+        # A newer template, even the one that was stable before, is another change's.
+        return Release(target, d) if d.held and d.revision == target.revision else None
     if d.revision == target.revision:
-        if state.phase is Phase.PROMOTING:
-            return Release(target, d) if d.held else None
         restore = (
             state.policy is not None
             and state.policy.on_rollback is OnRollback.RESTORE
@@ -279,7 +283,10 @@ def _settle_deployment(state: State, target: Target, seen: Seen) -> Intent | Non
         )
         if restore and target.stable_template:
             return Restore(target, d)
-        return Mark(target, d, Held.REJECTED) if d.held != Held.REJECTED and target.stable_revision else None
+        # The first deployment of a name that is released already has nothing to go back to: it stays as it is.
+        return (
+            Mark(target, d, Held.REJECTED) if d.held != Held.REJECTED and (d.held or target.stable_revision) else None
+        )
     if d.revision == target.stable_revision and d.held:
         if "serin" in d.template_owners:
             return DisownTemplate(target, d)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 
-from controller.core.checks import has_capacity, need, ours, recovered, rolled, route_pending, served, targets
+from controller.core.checks import has_capacity, ours, recovered, rolled, route_pending, served, targets, too_few_ready
 from controller.core.judge import judge
 from controller.core.model import (
     Floor,
@@ -25,9 +25,7 @@ from controller.core.policy import Policy
 def track(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
     if state.phase is Phase.WAITING:
         return replace(state, targets=_assess_all(state, observation, policy))
-    state = replace(
-        state, targets=tuple(_follow(state, t, observation.targets.get(t.name, Seen(None)), now) for t in state.targets)
-    )
+    state = replace(state, targets=tuple(_follow(state, t, seen, now) for t, seen in targets(state, observation)))
     state = replace(
         state,
         warnings=tuple(filter(None, (observation.policy_problem, *observation.environment))),
@@ -101,11 +99,9 @@ def _follow(state: State, target: Target, seen: Seen, now: datetime) -> Target:
     target = replace(target, replica_set=own)
     if deployment and state.phase is Phase.PROGRESSING:
         target = replace(target, replicas=max(target.replicas, deployment.replicas))
-    if target.strategy is Strategy.NATIVE or state.phase is not Phase.PROGRESSING:
-        return replace(target, not_ready_since=None)
-    leaving = sum(pod.leaving for pod in seen.canary.pods)
-    short = state.settled_at is not None and seen.canary.ready + leaving < need(target.replicas, state.weight)
-    drifted = state.settled_at is not None and any(route.weight != state.weight for route in seen.routes)
+    short = too_few_ready(state, target, seen)
+    steady = state.phase is Phase.PROGRESSING and state.settled_at is not None
+    drifted = steady and any(route.weight != state.weight for route in seen.routes)
     return replace(
         target, not_ready_since=(target.not_ready_since or now) if short else None, drifts=target.drifts + drifted
     )
