@@ -40,6 +40,7 @@ LOOK_AGAIN = timedelta(milliseconds=50)
 
 RIGHTS: Mapping[Resource, str] = {
     kinds.CHANGES: "get list watch create patch delete",
+    kinds.DECISIONS: "get list watch",
     kinds.POLICIES: "list watch",
     kinds.DEPLOYMENTS: "get list watch create patch delete",
     kinds.REPLICA_SETS: "list delete",
@@ -54,6 +55,7 @@ RIGHTS: Mapping[Resource, str] = {
     kinds.GRPC_ROUTES: "get list watch patch",
     kinds.REFERENCE_GRANTS: "list",
     kinds.EVENTS: "create",
+    kinds.ACCESS_REVIEWS: "create",
     kinds.MUTATING_POLICIES: "list",
     kinds.MUTATING_BINDINGS: "list",
     kinds.VALIDATING_POLICIES: "list",
@@ -102,7 +104,9 @@ async def check_cluster(client: Client) -> None:
             f"the API server is {have}, but Serin needs {want}: MutatingAdmissionPolicy is not GA before",
         )
     served = await client.api_resources(kinds.CHANGES.group_version) or set()
-    missing = [resource.label for resource in (kinds.CHANGES, kinds.POLICIES) if resource.plural not in served]
+    missing = [
+        resource.label for resource in (kinds.CHANGES, kinds.DECISIONS, kinds.POLICIES) if resource.plural not in served
+    ]
     if missing:
         raise PermanentError(
             "MissingCRDs", f"{', '.join(missing)} not served: kubectl apply --server-side -k manifests/"

@@ -15,7 +15,7 @@ class Server:
 
     def __init__(self, version: tuple[int, int] = (1, 37), served: set[str] | None = None, denied: str = "") -> None:
         self._version, self._denied = version, denied
-        self._served = {"changerequests", "changepolicies"} if served is None else served
+        self._served = {"changerequests", "changedecisions", "changepolicies"} if served is None else served
 
     async def version(self) -> tuple[int, int]:
         return self._version
@@ -42,7 +42,7 @@ async def test_a_cluster_that_has_all_is_accepted() -> None:
     [
         (Server(version=(1, 35)), "KubernetesTooOld", "the API server is 1.35, but Serin needs 1.36"),
         (Server(served=set()), "MissingCRDs", "kubectl apply --server-side -k manifests/"),
-        (Server(served={"changerequests"}), "MissingCRDs", "changepolicies.serin.dev"),
+        (Server(served={"changerequests"}), "MissingCRDs", "changedecisions.serin.dev, changepolicies.serin.dev"),
         (Server(denied="patch httproutes"), "PermissionDenied", "patch httproutes.gateway.networking.k8s.io"),
     ],
     ids=["too old", "no CRDs", "one CRD", "a right"],

@@ -40,7 +40,7 @@ BINDING = {
 def cluster(in_namespace: None) -> Iterator[Bed]:
     with Bed(Options(components=CONTROL_PLANE, users={"alice": (), "bob": ()})) as bed:
         bed.apply(WORKLOADS, BINDING)
-        for part in ("namespace.yaml", "crds/changerequests.yaml", "rbac.yaml"):
+        for part in ("namespace.yaml", "crds/", "rbac.yaml"):
             bed.kubectl("apply", "--server-side", "-f", str(REPOSITORY / "manifests" / part))
         bed.kubectl("apply", "--server-side", "-k", str(REPOSITORY / "policies" / "admission"))
         await_policies(bed)

@@ -11,7 +11,7 @@ from tests.admission.test_controls import SHIPPED
 RBAC: list[Object] = list(yaml.safe_load_all((REPOSITORY / "manifests" / "rbac.yaml").read_text()))
 POLICIES = [each for each in SHIPPED if each["kind"].endswith("Policy")]
 NOT_SERIN = {"name": "not-serin", "expression": f"request.userInfo.username != '{SERIN}'"}
-RIGHTS = 54
+RIGHTS = 58
 
 
 def names(objects: list[Object]) -> list[str]:
@@ -77,7 +77,8 @@ def test_the_controllers_rights_are_few_and_named() -> None:
     assert len(rights) == len(set(rights)) == RIGHTS  # the peers ask for 179 and 391
     assert not any("*" in right for right in rights)
     resources = {resource for _, resource, _ in rights}
-    assert not resources & {"secrets", "configmaps", "changedecisions", "changetypes", "users", "serviceaccounts/token"}
+    assert not resources & {"secrets", "configmaps", "changetypes", "users", "serviceaccounts/token"}
+    assert {verb for _, resource, verb in rights if resource == "changedecisions"} == {"get", "list", "watch"}
     assert not {verb for _, _, verb in rights} & {"impersonate", "bind", "escalate", "approve", "unmanage"}
 
 

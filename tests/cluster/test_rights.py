@@ -23,6 +23,7 @@ RBAC = ROOT / "manifests" / "rbac.yaml"
 CLUSTER = ROOT / "controller" / "cluster"
 SUBRESOURCES = {("patch", "changerequests/status.serin.dev"), ("update", "changerequests/finalizers.serin.dev")}
 CANARYS = (kinds.DEPLOYMENTS, kinds.SERVICES)
+DECIDED = (kinds.DECISIONS, kinds.ACCESS_REVIEWS)
 ASKED = {(verb, resource.label) for resource, verbs in RIGHTS.items() for verb in verbs.split()}
 FORBIDDEN = (
     ("get", "", "secrets"),
@@ -75,7 +76,7 @@ def test_what_the_code_requests_is_asked_for() -> None:
     found = {(verb, resource.label) for verb, resource in requests()}
     assert len(found) > 30
     assert found <= ASKED
-    by_variable = (*REQUIRED_POLICIES, *kinds.ROUTES.values(), *kinds.COMPANIONS.values(), *CANARYS)
+    by_variable = (*REQUIRED_POLICIES, *kinds.ROUTES.values(), *kinds.COMPANIONS.values(), *CANARYS, *DECIDED)
     assert {label for _, label in ASKED - found} <= {resource.label for resource in by_variable}
 
 

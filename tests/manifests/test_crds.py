@@ -35,6 +35,7 @@ from testbed.bed import Bed
 from testbed.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
+PLURALS = ("changerequests", "changedecisions", "changepolicies")
 Schema = dict[str, Any]
 
 
@@ -128,7 +129,7 @@ def test_the_form_takes_what_the_annotations_may_carry() -> None:
 
 @pytest.fixture(scope="module")
 def cluster(control_plane: Bed) -> Bed:
-    for plural in ("changerequests", "changepolicies"):
+    for plural in PLURALS:
         control_plane.kubectl("apply", "--server-side", "-f", str(ROOT / f"manifests/crds/{plural}.yaml"))
         control_plane.kubectl("wait", "--for=condition=Established", f"crd/{plural}.serin.dev")
     return control_plane
@@ -213,7 +214,7 @@ def put_status(cluster: Bed, name: str, state: State) -> None:
 
 
 def test_structural_schemas_are_accepted_without_complaint(cluster: Bed) -> None:
-    for plural in ("changerequests", "changepolicies"):
+    for plural in PLURALS:
         conditions = {c["type"]: c for c in cluster.get("crd", f"{plural}.serin.dev")["status"]["conditions"]}
         assert conditions["Established"]["status"] == "True"
         assert "NonStructuralSchema" not in conditions
@@ -341,3 +342,89 @@ def test_the_crd_and_the_codec_agree_about_ratios(cluster: Bed, text: str) -> No
     except codec.FieldError:
         accepted = False
     assert (apply_dry(cluster, policy(errorRate={"max": text})) == "") == accepted
+
+
+# --- What people decide ---
+
+REVIEW = {"outcome": "Successful", "successCriteria": "all met", "lessonsLearned": "none"}
+DECISION = {"change": "CHG-20261101-009", "changeUid": "u", "revision": "5d8f", "type": "normal", "by": "alice"}
+COMPLETE: dict[str, Schema] = {
+    "Approve": {"tests": "https://ci.example.com/1", "overBudget": True, "expiresAt": "2026-11-23T12:00:00Z"},
+    "Deny": {"reason": "not today"},
+    "Rollback": {"reason": "users complain"},
+    "Promote": {},
+    "Pause": {"reason": "let me look"},
+    "Resume": {},
+    "Review": {"review": REVIEW},
+    "Bypass": {"reason": "Prometheus is down", "expiresAt": "2026-11-23T12:00:00Z"},
+}
+
+
+def decision(action: str, **fields: Any) -> Schema:
+    spec = DECISION | {"action": action} | COMPLETE.get(action, {}) | fields
+    return {
+        "apiVersion": "serin.dev/v1alpha1",
+        "kind": "ChangeDecision",
+        "metadata": {"name": f"chg-20261101-009-{action.lower()}", "namespace": "default"},
+        "spec": {name: value for name, value in spec.items() if value is not None},
+    }
+
+
+@pytest.mark.parametrize("action", COMPLETE)
+def test_a_complete_decision_is_kept_whole(cluster: Bed, action: str) -> None:
+    cluster.apply(decision(action))
+    stored = cluster.get("chgd", f"chg-20261101-009-{action.lower()}")
+    assert stored["spec"] == decision(action)["spec"]
+    assert "status" not in stored
+
+
+@pytest.mark.parametrize(
+    ("action", "fields", "path", "mend"),
+    [
+        ("Deny", {"reason": None}, "spec.reason", "Deny takes a reason: write why in spec.reason"),
+        ("Rollback", {"reason": " \n"}, "spec.reason", "Rollback takes a reason"),
+        ("Pause", {"reason": ""}, "spec.reason", "Pause takes a reason"),
+        ("Bypass", {"reason": None}, "spec.reason", "Bypass takes a reason"),
+        ("Bypass", {"expiresAt": None}, "spec.expiresAt", "at most 4 hours ahead"),
+        ("Bypass", {"expiresAt": "tonight"}, "spec.expiresAt", "date-time"),
+        ("Pause", {"expiresAt": "2026-11-23T12:00:00Z"}, "spec.expiresAt", "not with Pause: leave it out"),
+        ("Deny", {"tests": "all green"}, "spec.tests", "not with Deny: leave it out"),
+        ("Promote", {"overBudget": True}, "spec.overBudget", "not with Promote: leave it out"),
+        ("Review", {"review": None}, "spec.review", "write spec.review (outcome"),
+        ("Approve", {"review": REVIEW}, "spec.review", "and with no other"),
+        ("Review", {"review": {"outcome": "Fine"}}, "spec.review.outcome", '"PartlySuccessful"'),
+        ("Review", {"review": REVIEW | {"lessonsLearned": ""}}, "spec.review.lessonsLearned", "at least 1 chars"),
+        ("Approve", {"change": "CHG-1"}, "spec.change", "should match"),
+        ("Approve", {"changeUid": None}, "spec.changeUid", "Required value"),
+        ("Approve", {"revision": ""}, "spec.revision", "at least 1 chars"),
+        ("Approve", {"type": "urgent"}, "spec.type", '"emergency"'),
+        ("Approve", {"by": None}, "spec.by", "Required value"),
+        ("Applaud", {}, "spec.action", '"Approve"'),
+        ("Approve", {"reason": "r" * 4097}, "spec.reason", "may not be more than 4096"),
+    ],
+)
+def test_an_incomplete_decision_is_refused_with_the_field_and_the_mend(
+    cluster: Bed, action: str, fields: Schema, path: str, mend: str
+) -> None:
+    refusal = apply_dry(cluster, decision(action, **fields))
+    assert path in refusal
+    assert mend in refusal
+
+
+def test_a_decision_is_not_edited(cluster: Bed) -> None:
+    cluster.apply(decision("Deny") | {"metadata": {"name": "kept", "namespace": "default"}})
+    done = cluster.kubectl_result("patch", "chgd", "kept", "--type=merge", "-p", '{"spec": {"action": "Approve"}}')
+    assert "a decision is not edited; make another one" in done.stderr
+
+
+def test_kubectl_get_chgd_shows_who_decided_what(cluster: Bed) -> None:
+    cluster.apply(decision("Pause") | {"metadata": {"name": "shown", "namespace": "default"}})
+    heading, row = eventually(lambda: decisions(cluster))
+    assert heading.split() == ["NAME", "CHANGE", "ACTION", "BY", "TYPE", "AGE"]
+    assert row.split()[:5] == ["shown", "CHG-20261101-009", "Pause", "alice", "normal"]
+    assert cluster.kubectl("get", "chgd", "-o", "name", "--field-selector=spec.change=CHG-20261101-001") == ""
+
+
+def decisions(cluster: Bed) -> list[str]:
+    lines = cluster.kubectl("get", "chgd", "shown").splitlines()
+    return lines if "ACTION" in lines[0] else []
