@@ -178,6 +178,7 @@ def change(raw: Json) -> tuple[Change, State]:
         uid=meta["uid"],
         resource_version=meta["resourceVersion"],
         requested_by=str(spec.get("requestedBy") or ""),
+        author=str(spec.get("author") or ""),
         deployments=tuple(spec.get("deployments") or ()),
         revision=str(spec.get("revision") or ""),
         deleting="deletionTimestamp" in meta,

@@ -10,6 +10,7 @@ from math import ceil
 
 from controller.core.change import AUTO, RETRY
 from controller.core.codec import format_duration
+from controller.core.decisions import hurried
 from controller.core.model import (
     Change,
     Deployment,
@@ -25,7 +26,7 @@ from controller.core.model import (
     Target,
     Verdict,
 )
-from controller.core.policy import ChangeType, FirstDeployment, LowTraffic, Policy
+from controller.core.policy import ChangeType, LowTraffic, Policy
 
 
 @dataclass(frozen=True)
@@ -372,16 +373,6 @@ def metrics_unreachable(state: State, observation: Observation, policy: Policy, 
     return _problem(measured.problem)
 
 
-def awaiting_approval(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
-    """Decisions do not exist yet: what needs one waits."""
-    first = all(not t.stable_revision for t in state.targets)
-    if policy.approval.required and not (first and policy.first_deployment is FirstDeployment.RUN):
-        return Finding(
-            "AwaitingApproval", f"{observation.change.type} changes need {policy.approval.required} approval(s)"
-        )
-    return None
-
-
 # --- Reasons to wait under way ---
 
 
@@ -451,17 +442,21 @@ def over_limit(state: State, observation: Observation, policy: Policy, now: date
 def baking(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
     if state.settled_at is None:
         return Finding("Settling", "the step is being set up")
-    bake = policy.step(state.step).bake
-    left = state.settled_at + bake - now
-    if left > timedelta():
-        return Finding("Baking", f"{state.weight} % until {state.settled_at + bake:%H:%M:%S} UTC")
+    until = state.settled_at + bake(state, policy)
+    if now < until:
+        return Finding("Baking", f"{state.weight} % until {until:%H:%M:%S} UTC")
     return None
+
+
+def bake(state: State, policy: Policy) -> timedelta:
+    """The least time at this step, once settled."""
+    return timedelta() if hurried(state) else policy.step(state.step).bake
 
 
 def low_traffic(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
     """Data is fine, but too few requests came to say much: twice the bake, then on (or hold, by policy)."""
     fewest = min((e.requests for e in state.evidence), default=0)
-    if state.settled_at is None or fewest >= policy.min_requests:
+    if state.settled_at is None or fewest >= policy.min_requests or hurried(state):
         return None
     count = f"{fewest} of the {policy.min_requests} requests that a verdict needs"
     until = low_traffic_until(state, policy)
@@ -474,7 +469,7 @@ def low_traffic_until(state: State, policy: Policy) -> datetime:
     """When a settled step goes on though few requests came: after twice its bake."""
     if state.settled_at is None:
         raise ValueError("the step is not settled")
-    return state.settled_at + 2 * (policy.steps[-1] if state.promoted else policy.step(state.step)).bake
+    return state.settled_at + 2 * (policy.steps[-1].bake if state.promoted else bake(state, policy))
 
 
 def no_pass(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from controller.core import checks
+from controller.core import checks, gates
 from controller.core.checks import DATA_PLANE_LAG, Check, Finding, recovered, stable_alone, stable_covers, targets
+from controller.core.decisions import last, objection, take_in
 from controller.core.model import (
+    Action,
     Arm,
     Held,
     Measurements,
@@ -20,7 +22,7 @@ from controller.core.model import (
     Transition,
 )
 from controller.core.plan import clean_up
-from controller.core.policy import ErrorRate, Policy
+from controller.core.policy import ErrorRate, Policy, When
 from controller.core.track import track
 
 HISTORY_MAX = 64
@@ -41,7 +43,7 @@ class Rules:
 def decide(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
     """The state to commit next. `policy` is the one in force; the change's own copy once it has started."""
     if state.phase.terminal:
-        return state
+        return state if state.closed_at else conclude(state, observation, policy, now)
     before, state = state, track(state, observation, policy, now)
     rules = RULES[state.phase]
     for check in rules.roll_back:
@@ -82,6 +84,8 @@ def enter(
 ) -> State:
     """The one way into another phase, stage or step: resets what belongs to the old one, writes the audit record."""
     step = state.step if step is None else step
+    # What was carried out is reviewed; without that the change is closed with its end.
+    review = state.policy.review.due_within if state.policy and phase.terminal and state.started_at else None
     record = Transition(now, phase, step, weight, reason, message, stage)
     return replace(
         state,
@@ -96,9 +100,33 @@ def enter(
         no_data_since=None,
         weighted_at=state.weighted_at or (now if stage is Stage.ROLL else None),
         ended_at=now if phase.terminal else None,
+        review_due_at=now + review if review else None,
+        closed_at=now if phase.terminal and not review else None,
         targets=tuple(replace(t, not_ready_since=None, drifts=0) for t in state.targets),
         history=(*state.history, record)[-HISTORY_MAX:],
     )
+
+
+def conclude(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
+    """After the end: the review closes the change. What was never approved has to be accepted, or to have gone back."""
+    state = take_in(state, observation, policy, now)
+    reviewed = last(state, Action.REVIEW)
+    denied = objection(state) if state.phase is Phase.COMPLETED else None
+    approved = policy.approval.when is When.BEFORE or last(state, Action.APPROVE) or state.phase is not Phase.COMPLETED
+    if reviewed and approved and not denied:
+        return replace(state, closed_at=now, warnings=())
+    run, change = "kubectl serin", observation.change
+    where = f"{change.change_id} -n {change.namespace}"
+    warnings = []
+    if denied:
+        ways = f"revert it ({run} revert) or accept it: {run} approve {where}"
+        warnings.append(f"ApprovalDenied: {denied.by} denied it afterwards: {denied.reason}; {ways}")
+    overdue = state.review_due_at is not None and now >= state.review_due_at
+    if overdue and not approved:
+        warnings.append(f"ApprovalOverdue: nobody has approved it afterwards: {run} approve {where}")
+    if overdue and not reviewed:
+        warnings.append(f"ReviewOverdue: due {state.review_due_at:%Y-%m-%d %H:%M} UTC: {run} review {where}")
+    return replace(state, warnings=tuple(warnings))
 
 
 def roll_back(state: State, observation: Observation, finding: Finding, now: datetime) -> State:
@@ -108,8 +136,9 @@ def roll_back(state: State, observation: Observation, finding: Finding, now: dat
         outcome=finding.outcome,
         rejected=finding.rejected and any(t.stable_revision for t in state.targets),
     )
-    if state.phase is Phase.WAITING and finding.reason == "Withdrawn" and _asked_for(state, observation):
-        # Its template is marked as rejected: a request that was withdrawn is not recorded anew.
+    said_no = finding.reason in ("Withdrawn", "Denied")
+    if state.phase is Phase.WAITING and said_no and _asked_for(state, observation):
+        # Its template is marked as rejected: a request that was withdrawn or denied is not recorded anew.
         return enter(state, Phase.ROLLING_BACK, now, finding.reason, finding.message, stage=Stage.CLEAN, weight=0)
     if state.phase is Phase.WAITING:
         return enter(state, finding.outcome, now, finding.reason, finding.message, weight=0)
@@ -128,7 +157,11 @@ def _asked_for(state: State, observation: Observation) -> bool:
 
 
 def start(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
-    state = replace(state, started_at=now, policy=policy)
+    if state.revert:
+        quick = tuple(replace(step, bake=min(step.bake, policy.revert_bake)) for step in policy.steps)
+        policy = replace(policy, steps=quick)
+    approval = gates.approval(state, observation, policy, now)
+    state = replace(state, started_at=now, policy=policy, approval=approval)
     if any(t.strategy is Strategy.CANARY for t in state.targets):
         weight = policy.steps[0].weight
         return enter(
@@ -251,7 +284,7 @@ def _leftovers(state: State, target: Target, seen: Seen) -> bool:
 
 RULES = {
     Phase.WAITING: Rules(
-        roll_back=(checks.withdrawn, checks.deployment_deleted, checks.superseded),
+        roll_back=(checks.withdrawn, checks.deployment_deleted, checks.superseded, gates.denied),
         hold=(
             checks.unusable,
             checks.environment_lacking,
@@ -261,7 +294,10 @@ RULES = {
             checks.another_active,
             checks.rejected_revision,
             checks.workload_unfit,
-            checks.awaiting_approval,
+            gates.paused,
+            gates.awaiting_approval,
+            gates.tests_unverified,
+            gates.review_overdue,
             checks.metrics_unreachable,
         ),
         advance=start,
@@ -271,6 +307,7 @@ RULES = {
             checks.withdrawn,
             checks.deployment_deleted,
             checks.superseded,
+            gates.rollback_requested,
             checks.pods_failing,
             checks.canary_lost,
             checks.pods_not_ready,
@@ -283,6 +320,8 @@ RULES = {
         ),
         hold=(
             checks.write_refused,
+            gates.paused,
+            gates.approval_denied,
             checks.capacity_pending,
             checks.route_pending,
             checks.no_data,
@@ -298,6 +337,7 @@ RULES = {
             checks.withdrawn,
             checks.deployment_deleted,
             checks.superseded,
+            gates.rollback_requested,
             checks.pods_failing,
             checks.canary_lost,
             checks.pods_not_ready,
@@ -346,11 +386,17 @@ def _gist(state: State) -> State:
 def recheck_after(state: State, policy: Policy, now: datetime) -> timedelta | None:
     """When nothing happens meanwhile; None: never."""
     if state.phase.terminal:
-        return None
+        return None if state.closed_at else _until_overdue(state, now)
     if state.phase is Phase.WAITING:
         return timedelta(minutes=1)
     soon = timedelta(seconds=1)
     if state.phase is Phase.PROGRESSING and state.settled_at:
-        left = state.settled_at + policy.step(state.step).bake - now
+        left = state.settled_at + checks.bake(state, policy) - now
         return max(min(left, timedelta(seconds=5)), soon)
     return soon
+
+
+def _until_overdue(state: State, now: datetime) -> timedelta:
+    """Until the review is overdue, in parts: clocks are set, and processes sleep."""
+    left = state.review_due_at - now if state.review_due_at else timedelta()
+    return min(left, timedelta(hours=1)) if left > timedelta() else timedelta(hours=1)

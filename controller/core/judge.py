@@ -6,6 +6,7 @@ from datetime import datetime
 from controller.core import slo
 from controller.core.checks import low_traffic_until
 from controller.core.codec import format_duration, format_ratio
+from controller.core.decisions import hurried
 from controller.core.model import Arm, Breach, Evidence, Observation, Phase, State, Strategy, Target, Verdict
 from controller.core.policy import ChangeType, LowTraffic, Policy, Rule
 
@@ -117,7 +118,8 @@ def _verdict(
     _, requests = slo.counts(r.canary, state.settled_at)
     if requests >= policy.min_requests:
         return Verdict.PASS, ""
-    if now < low_traffic_until(state, policy) or policy.low_traffic is LowTraffic.HOLD:
+    held = policy.low_traffic is LowTraffic.HOLD and not hurried(state)
+    if now < low_traffic_until(state, policy) or held:
         return Verdict.INCONCLUSIVE, f"; {requests:.0f} of {policy.min_requests} requests yet"
     return Verdict.PASS, "; low evidence"
 

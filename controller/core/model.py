@@ -19,10 +19,11 @@ class Phase(StrEnum):
     ROLLING_BACK = "RollingBack"
     ROLLED_BACK = "RolledBack"
     SUPERSEDED = "Superseded"
+    DENIED = "Denied"
 
     @property
     def terminal(self) -> bool:
-        return self in (Phase.COMPLETED, Phase.ROLLED_BACK, Phase.SUPERSEDED)
+        return self in (Phase.COMPLETED, Phase.ROLLED_BACK, Phase.SUPERSEDED, Phase.DENIED)
 
 
 class Stage(StrEnum):
@@ -57,6 +58,34 @@ class Held(StrEnum):
     """Template and pause are locked for everyone."""
     REJECTED = "rejected"
     """The template was rolled back; it stays as applied, and its pods are the stable ones."""
+
+
+class Action(StrEnum):
+    """What a person decides about a change."""
+
+    APPROVE = "Approve"
+    DENY = "Deny"
+    ROLLBACK = "Rollback"
+    PROMOTE = "Promote"
+    """The remaining bakes are skipped."""
+    PAUSE = "Pause"
+    RESUME = "Resume"
+    REVIEW = "Review"
+    BYPASS = "Bypass"
+    """The change may start without approval, tests, window and budget; for a limited time, and loudly."""
+
+    @property
+    def verb(self) -> str:
+        """The RBAC verb on changetypes.serin.dev that it takes."""
+        return {"Deny": "approve", "Resume": "pause"}.get(self.value, self.value.lower())
+
+
+class Outcome(StrEnum):
+    """How a change went, in the words of its post-implementation review."""
+
+    SUCCESSFUL = "Successful"
+    PARTLY_SUCCESSFUL = "PartlySuccessful"
+    FAILED = "Failed"
 
 
 class Verdict(StrEnum):
@@ -160,6 +189,39 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Review:
+    """The post-implementation review."""
+
+    outcome: Outcome
+    success_criteria: str = ""
+    lessons_learned: str = ""
+    follow_ups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """A ChangeDecision that was taken in, once and for good: counted, or refused for a reason."""
+
+    uid: str
+    action: Action
+    by: str
+    at: datetime
+    """When the ChangeDecision was made."""
+    revision: str = ""
+    refusal: str = ""
+    """`Reason: text`; empty: it counts."""
+    reason: str = ""
+    tests: str = ""
+    over_budget: bool = False
+    expires_at: datetime | None = None
+    review: Review | None = None
+
+    @property
+    def counts(self) -> bool:
+        return not self.refusal
+
+
+@dataclass(frozen=True)
 class Transition:
     """The audit record of one step of the journey."""
 
@@ -202,6 +264,19 @@ class State:
     low_evidence: bool = False
     promoted: bool = False
     """The Deployment was un-paused: a rollback has to stop the roll first."""
+    revision: str = ""
+    """The pod template, or, of several Deployments, all of them, that decisions about this change have to name."""
+    requesters: tuple[str, ...] = ()
+    """Everyone who asked for it: authenticated by admission, and the author that is claimed. They do not approve it."""
+    revert: bool = False
+    """Back to the revision before the last completed change: pre-approved, with short bakes."""
+    approval: str = ""
+    """By whom it may start, or how many approvals there are of how many."""
+    decisions: tuple[Ruling, ...] = ()
+    """What people decided about it, oldest first."""
+    review_due_at: datetime | None = None
+    closed_at: datetime | None = None
+    """The change has ended and its review, if it needs one, is done."""
     measured_at: datetime | None = None
     policy: Policy | None = None
     """The policy as it was when the change started."""
@@ -401,6 +476,8 @@ class Change:
     uid: str = ""
     resource_version: str = ""
     requested_by: str = ""
+    author: str = ""
+    """Who is claimed to have written what is changed."""
     deployments: tuple[str, ...] = ()
     revision: str = ""
     """Set when Serin numbered the change (`auto`): it is for this revision alone."""
@@ -411,6 +488,29 @@ class Change:
     """`Reason: text` when the request itself is unusable: a malformed ID, an unknown type, an annotation too long."""
     spec: JSON = None
     """The form as it stands."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A ChangeDecision, as it is in the cluster."""
+
+    uid: str
+    name: str
+    change_id: str
+    change_uid: str
+    revision: str
+    type: str
+    action: Action
+    by: str
+    groups: tuple[str, ...] = ()
+    created_at: datetime | None = None
+    reason: str = ""
+    tests: str = ""
+    over_budget: bool = False
+    expires_at: datetime | None = None
+    review: Review | None = None
+    authorized: bool | None = None
+    """Whether its author may decide that now, by RBAC; None: not asked at this look."""
 
 
 @dataclass(frozen=True)
@@ -426,6 +526,11 @@ class Other:
     rejected: bool
     created_at: datetime | None = None
     cause: str = ""
+    stable_revisions: Mapping[str, str] = field(default_factory=dict)
+    """Deployment to the revision that was stable when it started."""
+    ended_at: datetime | None = None
+    review_due_at: datetime | None = None
+    """Of a change whose review is not done."""
 
     @classmethod
     def of(cls, change: Change, state: State) -> Self:
@@ -438,6 +543,9 @@ class Other:
             rejected=state.rejected,
             created_at=change.created_at,
             cause=state.cause,
+            stable_revisions={t.name: t.stable_revision for t in state.targets},
+            ended_at=state.ended_at,
+            review_due_at=None if state.closed_at else state.review_due_at,
         )
 
     @property
@@ -455,6 +563,7 @@ class Observation:
     policy_problem: str = ""
     measurements: Measurements | None = None
     others: tuple[Other, ...] = ()
+    decisions: tuple[Decision, ...] = ()
     environment: tuple[str, ...] = ()
     """`Reason: text` for what the controller itself lacks: admission policies, rights."""
     refusal: str = ""

@@ -38,11 +38,37 @@ class Step:
     bake: timedelta
 
 
+class When(StrEnum):
+    BEFORE = "before"
+    AFTER = "after"
+    """It starts on the declaration of someone who may declare it; the approval follows."""
+
+
 @dataclass(frozen=True)
 class Approval:
-    """`required` people must approve before the change starts; 0: pre-approved."""
+    """`required` different people must approve, before the change starts or after; 0: pre-approved."""
 
     required: int = 1
+    when: When = When.BEFORE
+    tests: bool = False
+    """An approval has to say how the tests were verified."""
+    respond_within: timedelta | None = None
+    """How soon an approver is to answer; then `escalate_to` is told. Time never approves."""
+    escalate_to: str = ""
+    notify_within: timedelta | None = None
+    """With `when: after`: how soon who approves is to have been told, acknowledged by the sink."""
+    service_accounts: tuple[str, ...] = ()
+    """The only ServiceAccounts that may decide, as `system:serviceaccount:NAMESPACE:NAME`."""
+
+
+@dataclass(frozen=True)
+class ReviewRules:
+    """The post-implementation review, by someone other than the requester."""
+
+    due_within: timedelta | None = None
+    """Counted from the end of the change; absent: the audit log is the review."""
+    blocks: bool = False
+    """While it is overdue, the workload's next change waits, unless it is an Emergency."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +140,7 @@ class Policy:
 
     steps: tuple[Step, ...]
     approval: Approval = Approval()
+    review: ReviewRules = ReviewRules()
     metrics: Source = Source()
     error_rate: ErrorRate = ErrorRate()
     slos: tuple[Slo, ...] = ()
@@ -128,6 +155,8 @@ class Policy:
     canary_replicas_min: int = 2
     on_rollback: OnRollback = OnRollback.HOLD
     first_deployment: FirstDeployment = FirstDeployment.RUN
+    revert_bake: timedelta = timedelta(minutes=1)
+    """A revert to the revision before bakes no longer than that at each step."""
 
     def step(self, number: int) -> Step:
         """The first step has the number 1."""
@@ -139,6 +168,7 @@ class Policy:
 
 
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_SERVICE_ACCOUNT = re.compile(r"system:serviceaccount:[a-z0-9-]{1,63}:[a-z0-9.-]{1,253}")
 _SLO_NAME = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
 
 
@@ -176,9 +206,19 @@ def parse_policy(spec: JSON, presets: frozenset[str]) -> Policy:
         raise FieldError("spec.incidents.labels", policy.incidents.labels, "write at least one label and its value")
     if bad := next((name for name in policy.incidents.labels if not _LABEL.fullmatch(name)), None):
         raise FieldError("spec.incidents.labels", bad, "write a Prometheus label name: letters, digits and _")
-    if policy.approval.required < 0:
-        raise FieldError("spec.approval.required", policy.approval.required, "write 0 or more")
+    _check_approval(policy.approval)
     return policy
+
+
+def _check_approval(approval: Approval) -> None:
+    if not 0 <= approval.required <= 10:
+        raise FieldError("spec.approval.required", approval.required, "write a number from 0 to 10")
+    for i, name in enumerate(approval.service_accounts):
+        if not _SERVICE_ACCOUNT.fullmatch(name):
+            mend = "write system:serviceaccount:NAMESPACE:NAME"
+            raise FieldError(f"spec.approval.serviceAccounts[{i}]", name, mend)
+    if approval.tests and approval.required == 0:
+        raise FieldError("spec.approval.tests", True, "without approvals nobody states it: write required: 1 or more")
 
 
 def _check_steps(policy: Policy) -> None:

@@ -18,6 +18,14 @@ def revision(template: JSON) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:10]
 
 
+def joint_revision(revisions: Mapping[str, str]) -> str:
+    """What a decision is about: the revision of the one Deployment, or a hash over those of several, by name."""
+    if len(revisions) <= 1:
+        return next(iter(revisions.values()), "")
+    text = ",".join(f"{name}={revision}" for name, revision in sorted(revisions.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
 def selector_key(selector: Mapping[str, str], services: Iterable[Mapping[str, str]]) -> str:
     """The label to alter on canary pods: one that the Deployment and every Service select by; empty: there is none."""
     chosen = [set(service) for service in services]

@@ -3,11 +3,14 @@
 Durations, evidence, and, until the start, the targets.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from controller.core import gates
+from controller.core.change import REQUESTED_BY
 from controller.core.checks import has_capacity, ours, recovered, rolled, route_pending, served, targets, too_few_ready
+from controller.core.decisions import take_in
 from controller.core.judge import judge
 from controller.core.model import (
     Floor,
@@ -20,11 +23,13 @@ from controller.core.model import (
     Target,
 )
 from controller.core.policy import Policy
+from controller.core.template import joint_revision
 
 
 def track(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
     if state.phase is Phase.WAITING:
-        return replace(state, targets=_assess_all(state, observation, policy))
+        return _ask_around(state, observation, policy, now)
+    state = take_in(state, observation, policy, now)
     state = replace(state, targets=tuple(_follow(state, t, seen, now) for t, seen in targets(state, observation)))
     state = replace(
         state,
@@ -38,6 +43,48 @@ def track(state: State, observation: Observation, policy: Policy, now: datetime)
 
 
 # --- Until the start: what each Deployment is, and how it will be rolled out ---
+
+
+def _ask_around(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
+    """What the change is about and who asked for it, and only then what people decided about that."""
+    found = _assess_all(state, observation, policy)
+    state = replace(
+        state,
+        targets=found,
+        revision=joint_revision({t.name: t.revision for t in found}),
+        requesters=_requesters(observation),
+        revert=_is_revert(found, observation),
+    )
+    state = take_in(state, observation, policy, now)
+    return replace(state, approval=gates.approval(state, observation, policy, now))
+
+
+def _requesters(observation: Observation) -> tuple[str, ...]:
+    """Of each Deployment, whoever applied the template, as admission stamped it; and the author that is claimed."""
+    change = observation.change
+    found = [seen.deployment for seen in observation.targets.values() if seen.deployment]
+    applied = [d.annotations.get(REQUESTED_BY, "") for d in found if ours(change, d)]
+    return tuple(sorted({who for who in (change.requested_by, change.author, *applied) if who}))
+
+
+def _is_revert(found: Sequence[Target], observation: Observation) -> bool:
+    """Whether each Deployment goes back to the revision that its last completed change replaced."""
+    return bool(found) and all(_replaced(t, observation) == t.revision for t in found)
+
+
+def _replaced(target: Target, observation: Observation) -> str:
+    completed = [
+        other
+        for other in observation.others
+        if other.namespace == observation.change.namespace
+        and other.phase is Phase.COMPLETED
+        and other.ended_at
+        and target.name in other.revisions
+    ]
+    newest = max(completed, key=lambda other: (other.ended_at is not None, other.ended_at), default=None)
+    if newest is None or newest.revisions[target.name] != target.stable_revision:
+        return ""
+    return newest.stable_revisions.get(target.name, "")
 
 
 def _assess_all(state: State, observation: Observation, policy: Policy) -> tuple[Target, ...]:

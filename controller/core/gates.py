@@ -1,0 +1,125 @@
+"""The gates before the start: who has to agree, what has to be true. They block forward moves alone.
+
+Checks like those of `checks`; what is pre-approved (a revert) or bypassed does not meet them.
+"""
+
+from datetime import datetime
+
+from controller.core.checks import Finding
+from controller.core.decisions import approvals, bypass, last, objection, pause
+from controller.core.model import Action, Observation, Phase, State
+from controller.core.policy import ChangeType, FirstDeployment, Policy, When
+
+
+def free(state: State, observation: Observation, policy: Policy, now: datetime) -> bool:
+    """Whether it starts without asking anyone."""
+    return state.revert or bypass(state, observation, now) is not None
+
+
+def denied(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """Someone who might have approved it said no: it is over. It may be asked for anew, under another ID."""
+    ruling = last(state, Action.DENY)
+    if ruling is None or policy.approval.when is When.AFTER or ruling.revision != state.revision:
+        return None
+    return Finding("Denied", f"{ruling.by} denied it: {ruling.reason}", Phase.DENIED)
+
+
+def paused(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    ruling = pause(state)
+    if ruling is None:
+        return None
+    return Finding(
+        "Paused", f"by {ruling.by} since {ruling.at:%H:%M} UTC: {ruling.reason}; {_run('resume', observation)}"
+    )
+
+
+def awaiting_approval(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """People who may approve have not, or no longer may, or did so for another revision."""
+    if not asks_first(state, policy) or free(state, observation, policy, now):
+        return None
+    missing = policy.approval.required - len(approvals(state, observation, now))
+    if missing <= 0:
+        return None
+    kind = observation.change.type
+    count = "an approval" if missing == 1 else f"{missing} approvals of different people"
+    people = ", ".join(state.requesters)
+    return Finding(
+        "AwaitingApproval",
+        f"needs {count} by who may approve changetypes/{kind}, but not {people}: {_run('approve', observation)}",
+    )
+
+
+def tests_unverified(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """Approved, but nobody said how the tests were verified."""
+    if not policy.approval.tests or not asks_first(state, policy) or free(state, observation, policy, now):
+        return None
+    if any(ruling.tests for ruling in approvals(state, observation, now)):
+        return None
+    return Finding(
+        "TestsUnverified",
+        f"no approval says how the tests were verified: {_run('approve', observation)} --tests 'link or text'",
+    )
+
+
+def review_overdue(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """An earlier change of the workload was not reviewed in time."""
+    if observation.change.type is ChangeType.EMERGENCY or free(state, observation, policy, now):
+        return None
+    if not policy.review.blocks:
+        return None
+    mine = {t.name for t in state.targets}
+    for other in observation.others:
+        same = other.namespace == observation.change.namespace and mine & set(other.revisions)
+        if same and other.review_due_at and other.review_due_at <= now:
+            return Finding(
+                "ReviewOverdue",
+                f"the review of {other.change_id} was due {other.review_due_at:%Y-%m-%d %H:%M} UTC: "
+                f"kubectl serin review {other.change_id} -n {other.namespace}",
+            )
+    return None
+
+
+def asks_first(state: State, policy: Policy) -> bool:
+    """Whether approvals come before the start."""
+    first = all(not t.stable_revision for t in state.targets)
+    before = policy.approval.required > 0 and policy.approval.when is When.BEFORE
+    return before and not (first and policy.first_deployment is FirstDeployment.RUN)
+
+
+def approval(state: State, observation: Observation, policy: Policy, now: datetime) -> str:
+    """Who lets it start, in a few words."""
+    if state.revert:
+        return "pre-approved: a revert"
+    if ruling := bypass(state, observation, now):
+        return f"bypassed by {ruling.by}"
+    given = approvals(state, observation, now)
+    names = ", ".join(ruling.by for ruling in given)
+    if policy.approval.required == 0:
+        return "pre-approved"
+    if not asks_first(state, policy):
+        after = policy.approval.when is When.AFTER
+        return (names or "declared; approval follows") if after else "pre-approved: a first deployment"
+    return f"{len(given)} of {policy.approval.required}{': ' + names if names else ''}"
+
+
+# --- Under way ---
+
+
+def rollback_requested(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """A person wants it back: for behaviour, performance or complaints that no metric shows."""
+    ruling = last(state, Action.ROLLBACK)
+    return Finding("RollbackRequested", f"by {ruling.by}: {ruling.reason}", rejected=True) if ruling else None
+
+
+def approval_denied(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """What started on a declaration was not approved afterwards: someone has to take it back, or accept it."""
+    ruling = objection(state)
+    if ruling is None:
+        return None
+    ways = f"{_run('rollback', observation)}, or accept it: {_run('approve', observation)}"
+    return Finding("ApprovalDenied", f"{ruling.by} denied it afterwards: {ruling.reason}; take it back: {ways}")
+
+
+def _run(verb: str, observation: Observation) -> str:
+    change = observation.change
+    return f"kubectl serin {verb} {change.change_id} -n {change.namespace}"
