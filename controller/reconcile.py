@@ -16,7 +16,7 @@ import structlog
 from controller.core.change import check_id
 from controller.core.decide import decide, recheck_after, worth_committing
 from controller.core.intake import Ask, LetGo, Record, Rehold, intake, refused_name
-from controller.core.model import Change, Deployment, Held, Measurements, Observation, Phase, State
+from controller.core.model import Change, Deployment, Held, Measurements, Observation, Phase, Ruling, State
 from controller.core.plan import Intent, plan
 from controller.core.policy import Policy, Step
 from controller.errors import ForbiddenError, LeaseLostError, PermanentError
@@ -49,6 +49,7 @@ class Key(Protocol):
 class Reads(Protocol):
     def known(self, namespace: str, name: str) -> Known | None: ...
     async def observe(self, change: Change, state: State, measurements: Measurements | None) -> Observation: ...
+    async def conclusion(self, change: Change, state: State) -> Observation: ...
     async def ask(self, namespace: str, name: str) -> Ask | None: ...
 
 
@@ -65,6 +66,7 @@ class Writes(Protocol):
 
 class Reports(Protocol):
     def decision(self, change: Change, before: State, after: State, observation: Observation) -> None: ...
+    def ruling(self, change: Change, ruling: Ruling) -> None: ...
     def write(self, change: Change, kind: str, message: str, *, after_verdict: timedelta | None = None) -> None: ...
     def forget(self, namespace: str, name: str) -> None: ...
 
@@ -166,13 +168,23 @@ class Reconciler:
             )
             return timedelta(minutes=5)
         if before.phase.terminal:
-            if change.finalizer:
-                self._may_write()
-                await self._writes.finalizer(change, present=False)
-            observation = Observation(change, {}, None)
-            self._reports.decision(change, before, before, observation)
-            return None
+            return await self._conclude(change, before)
         return await self._cycle(change, before)
+
+    async def _conclude(self, change: Change, before: State) -> timedelta | None:
+        """What has ended lets its object go, and waits for its review."""
+        if change.finalizer:
+            self._may_write()
+            await self._writes.finalizer(change, present=False)
+            return SOON
+        if before.closed_at or change.deleting:
+            self._reports.decision(change, before, before, Observation(change, {}, None))
+            return None
+        observation = await self._reads.conclusion(change, before)
+        now, policy = self._now(), before.policy or NO_POLICY
+        after = decide(before, observation, policy, now)
+        await self._commit(change, before, after, observation)
+        return recheck_after(after, policy, now)
 
     async def _cycle(self, change: Change, before: State) -> timedelta | None:
         key = (change.namespace, change.name)
@@ -202,17 +214,20 @@ class Reconciler:
             self._may_write()
             await self._writes.finalizer(change, present=True)
             return SOON
+        await self._commit(change, before, after, observation)
+        if not turning_back:
+            wrote = await self._apply(after, observation)
+        moved = (before.phase, before.stage, before.step) != (after.phase, after.stage, after.step)
+        judged = after.reason == "Judged"
+        return SOON if wrote or moved or judged else recheck_after(after, policy, now)
+
+    async def _commit(self, change: Change, before: State, after: State, observation: Observation) -> None:
         if worth_committing(before, after):
             self._may_write()
             version = await self._writes.commit(change, after)
             self._committed[change.namespace, change.name] = (version, after)
             self._events(change, before, after, observation)
         self._reports.decision(change, before, after, observation)
-        if not turning_back:
-            wrote = await self._apply(after, observation)
-        moved = (before.phase, before.stage, before.step) != (after.phase, after.stage, after.step)
-        judged = after.reason == "Judged"
-        return SOON if wrote or moved or judged else recheck_after(after, policy, now)
 
     async def _apply(self, state: State, observation: Observation, verdict_at: datetime | None = None) -> bool:
         intent = plan(state, observation)
@@ -274,8 +289,11 @@ class Reconciler:
         for new in after.warnings:
             if new not in before.warnings:
                 reason, _, text = new.partition(": ")
-                message = f"{text}; {change.change_id} goes on with what it started with"
+                goes_on = f"; {change.change_id} goes on with what it started with"
+                message = text if after.phase.terminal else text + goes_on
                 self._tell(_change_ref(change), reason, message, warning=True)
+        for ruling in after.decisions[len(before.decisions) :]:
+            self._ruled(change, ruling)
         moved = len(after.history) > len(before.history) or after.history[-1:] != before.history[-1:]
         if not moved and (before.reason == after.reason or after.reason not in WARNINGS | ASKING):
             return
@@ -286,6 +304,18 @@ class Reconciler:
         for name in sorted(observation.targets):
             if d := observation.targets[name].deployment:
                 self._tell(_deployment_ref(d), after.reason, message, warning=warning)
+
+    def _ruled(self, change: Change, ruling: Ruling) -> None:
+        """A decision that was taken in; one that does not count is a matter of security."""
+        reason, _, why = ruling.refusal.partition(": ")
+        text = f"{ruling.action} by {ruling.by}"
+        self._reports.ruling(change, ruling)
+        if ruling.counts:
+            note = f": {ruling.reason}" if ruling.reason else ""
+            self._tell(_change_ref(change), "Decided", f"{change.change_id}: {text}{note}", warning=False)
+        else:
+            message = f"{change.change_id}: {text} does not count: {reason}: {why}"
+            self._tell(_change_ref(change), "DecisionRefused", message, warning=True)
 
     def _tell(self, subject: dict[str, Any], reason: str, message: str, *, warning: bool) -> None:
         """In the background: an Event that cannot be written holds nothing up."""
@@ -300,11 +330,12 @@ class Reconciler:
             log.warning("event_not_written", reason=reason, error=str(error))
 
 
-ASKING = frozenset(("AwaitingApproval", "LowTraffic"))
+ASKING = frozenset(("AwaitingApproval", "LowTraffic", "Paused", "TestsUnverified"))
 """Reasons to wait that someone may want to act on; the other ones pass by themselves."""
 WARNINGS = frozenset(
     (
         "AdmissionMissing",
+        "ApprovalDenied",
         "AnotherChangeActive",
         "ChangeClosed",
         "ChangeRunning",
@@ -326,6 +357,7 @@ WARNINGS = frozenset(
         "PrometheusError",
         "PrometheusUnreachable",
         "RejectedRevision",
+        "ReviewOverdue",
         "RouteLost",
         "ServiceWithoutPods",
         "TwoActiveReplicaSets",

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from controller.core.change import printable
-from controller.core.model import Change, Evidence, Observation, Phase, State, Verdict
+from controller.core.model import Change, Evidence, Observation, Phase, Ruling, State, Verdict
 from controller.settings import LogFormat, LogLevel
 
 TEXT_MAX = 2000
@@ -147,6 +147,9 @@ class Telemetry:
         self._transitions = Counter(
             "serin_transitions", "Phases, stages and steps entered.", ("type", "phase"), registry=registry
         )
+        self._rulings = Counter(
+            "serin_rulings", "Decisions of people that were taken in.", ("action", "reason"), registry=registry
+        )
         self._writes = Counter("serin_writes", "Writes to the cluster.", ("kind",), registry=registry)
         self._reconcile = Histogram("serin_reconcile_seconds", "Time of one look at a change.", registry=registry)
         self._first_write = Histogram(
@@ -193,6 +196,22 @@ class Telemetry:
             value=evidence.value if evidence else None,
             threshold=evidence.threshold if evidence else None,
             message=after.message,
+        )
+
+    def ruling(self, change: Change, ruling: Ruling) -> None:
+        """A ChangeDecision was taken in: counted, or refused for a reason."""
+        reason = ruling.refusal.partition(": ")[0]
+        self._rulings.labels(ruling.action, reason or "Counts").inc()
+        (log.info if ruling.counts else log.warning)(
+            "ruling",
+            change=change.change_id,
+            namespace=change.namespace,
+            action=ruling.action.value,
+            by=ruling.by,
+            revision=ruling.revision,
+            counts=ruling.counts,
+            reason=reason or None,
+            message=ruling.refusal or ruling.reason,
         )
 
     def write(self, change: Change, kind: str, message: str, *, after_verdict: timedelta | None = None) -> None:

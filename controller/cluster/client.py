@@ -8,7 +8,7 @@ is good at, configuration, credentials and the connection pool; what it leaves u
 import asyncio
 import builtins
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple, Self, TypeVar, overload
 from urllib.parse import quote, urlencode
@@ -106,6 +106,7 @@ _decode_page = msgspec.json.Decoder(_Page).decode
 _decode_line = msgspec.json.Decoder(_WatchLine).decode
 
 ACCESS_REVIEWS = Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", False)
+SUBJECT_ACCESS_REVIEWS = Resource("authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", False)
 SUBJECT_REVIEWS = Resource("authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSubjectReview", False)
 
 
@@ -287,6 +288,15 @@ class Client:
         """Whether this identity may `verb` the resource, in `namespace` or (None) everywhere; "" is the core group."""
         attributes = {"verb": verb, "group": group, "resource": resource, "namespace": namespace or "", "name": name}
         review = await self._review(ACCESS_REVIEWS, spec={"resourceAttributes": attributes})
+        return bool(review["status"]["allowed"])
+
+    async def subject_review(
+        self, user: str, groups: Sequence[str], verb: str, group: str, resource: str, namespace: str, name: str
+    ) -> bool:
+        """Whether `user`, with these groups, may `verb` the named resource in the namespace."""
+        attributes = {"verb": verb, "group": group, "resource": resource, "namespace": namespace, "name": name}
+        asked = {"user": user, "groups": list(groups), "resourceAttributes": attributes}
+        review = await self._review(SUBJECT_ACCESS_REVIEWS, spec=asked)
         return bool(review["status"]["allowed"])
 
     async def who_am_i(self) -> str:

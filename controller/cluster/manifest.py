@@ -12,11 +12,14 @@ from controller.core import template as pod_template
 from controller.core.change import CHANGE_LABEL, PREFIX, RUN_LABEL
 from controller.core.codec import decode, parse_moment
 from controller.core.model import (
+    Action,
     Autoscaler,
     Change,
+    Decision,
     Deployment,
     Pod,
     ReplicaSet,
+    Review,
     ServicePair,
     State,
     Target,
@@ -188,6 +191,30 @@ def change(raw: Json) -> tuple[Change, State]:
         spec=spec,
     )
     return found, decode(State, raw.get("status") or {}, "status")
+
+
+def decision(raw: Json) -> Decision:
+    """A ChangeDecision; the CRD has checked its form."""
+    meta, spec = raw["metadata"], raw["spec"]
+    review = spec.get("review")
+    return Decision(
+        uid=meta["uid"],
+        name=meta["name"],
+        namespace=meta["namespace"],
+        change_id=spec["change"],
+        change_uid=spec["changeUid"],
+        revision=spec["revision"],
+        type=spec["type"],
+        action=Action(spec["action"]),
+        by=spec["by"],
+        groups=tuple(spec.get("groups") or ()),
+        created_at=moment(meta.get("creationTimestamp")),
+        reason=spec.get("reason") or "",
+        tests=spec.get("tests") or "",
+        over_budget=bool(spec.get("overBudget")),
+        expires_at=moment(spec.get("expiresAt")),
+        review=decode(Review, review, "spec.review") if review else None,
+    )
 
 
 def selects(selector: Mapping[str, str] | None, labels: Mapping[str, str]) -> bool:

@@ -7,9 +7,11 @@ must not delete a canary that still has traffic.
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, NamedTuple
+
+import structlog
 
 from controller.cluster import kinds, manifest
 from controller.cluster.cache import Cache
@@ -17,10 +19,12 @@ from controller.cluster.client import Client, Resource
 from controller.core import template as pod_template
 from controller.core.change import CHANGE_LABEL, RUN_LABEL
 from controller.core.codec import FieldError
+from controller.core.decisions import needs_rights
 from controller.core.intake import Ask
 from controller.core.model import (
     CanaryParts,
     Change,
+    Decision,
     Deployment,
     Held,
     Measurements,
@@ -37,13 +41,17 @@ from controller.core.model import (
     Target,
 )
 from controller.core.policy import Policy, parse_policy
-from controller.errors import NotFoundError, NotServedError
+from controller.errors import NotFoundError, NotServedError, SerinError
 from controller.traffic import gateway
 
 Json = dict[str, Any]
+log = structlog.get_logger()
 
 ROUTE_LAG = timedelta(milliseconds=500)
 """From a route's acceptance to the proxies that act on it; 0.25 s was measured with Contour and one Envoy."""
+
+RIGHTS_MAX = timedelta(seconds=2)
+"""An authorizer that hangs delays no rollback by more than that."""
 
 REQUIRED_POLICIES = {
     kinds.MUTATING_POLICIES: ("serin-hold",),
@@ -100,6 +108,13 @@ class Cluster:
             self._change_moved,
             indexes={"id": lambda k: [k.change.change_id], "deployment": _deployments_of},
         )
+        self.decisions = Cache(
+            client,
+            kinds.DECISIONS,
+            manifest.decision,
+            self._decision_moved,
+            indexes={"change": lambda d: [(d.namespace, d.change_id)]},
+        )
         self.policies = Cache(client, kinds.POLICIES, self._rulebook, self._policy_moved)
         self.deployments = Cache(
             client,
@@ -132,6 +147,7 @@ class Cluster:
         self._accepted_at: dict[str, tuple[int, float]] = {}
         self.caches: tuple[Cache[Any], ...] = (
             self.policies,
+            self.decisions,
             self.changes,
             *self.routes.values(),
             self.canaries,
@@ -155,6 +171,13 @@ class Cluster:
             }
             for name in waiting - {key.name}:
                 self._tell(Key("ChangeRequest", key.namespace, name))
+
+    def _decision_moved(self, old: Decision | None, new: Decision | None) -> None:
+        decision = new or old
+        assert decision is not None
+        for known in self.changes.by("id", decision.change_id):
+            if known.change.namespace == decision.namespace:
+                self._tell(Key("ChangeRequest", known.change.namespace, known.change.name))
 
     def _policy_moved(self, old: Rulebook | None, new: Rulebook | None) -> None:
         for known in self.changes.list():
@@ -246,8 +269,36 @@ class Cluster:
             policy_problem=problem,
             measurements=measurements,
             others=tuple(k.other for k in (*siblings.values(), *same_id) if k.change.uid != change.uid),
+            decisions=await self._decisions(change, state),
             environment=self.lacking,
         )
+
+    async def conclusion(self, change: Change, state: State) -> Observation:
+        """What matters to a change that has ended: what people decide about it."""
+        policy, problem = self._policy_for(change)
+        decisions = await self._decisions(change, state)
+        return Observation(change, {}, policy, policy_problem=problem, decisions=decisions)
+
+    async def _decisions(self, change: Change, state: State) -> tuple[Decision, ...]:
+        """Those that name the change; and whether their authors may, as the API server says, where it matters.
+
+        While it cannot be asked nothing is known, so nothing new counts; what is under way goes on.
+        """
+        found = self.decisions.by("change", (change.namespace, change.change_id))
+        return tuple(await asyncio.gather(*(self._with_rights(change, state, d) for d in found)))
+
+    async def _with_rights(self, change: Change, state: State, decision: Decision) -> Decision:
+        if not needs_rights(state, decision) or change.type is None:
+            return decision
+        asked = (decision.action.verb, kinds.DECISIONS.group, "changetypes", change.namespace, change.type.value)
+        try:
+            async with asyncio.timeout(RIGHTS_MAX.total_seconds()):
+                allowed = await self._client.subject_review(decision.by, decision.groups, *asked)
+        except (SerinError, TimeoutError) as error:
+            reason = error.reason if isinstance(error, SerinError) else "Timeout"
+            log.warning("rights_unknown", change=change.change_id, by=decision.by, reason=reason)
+            return decision
+        return replace(decision, authorized=allowed)
 
     def _policy_for(self, change: Change) -> tuple[Policy | None, str]:
         if change.type is None:

@@ -496,6 +496,7 @@ class Decision:
 
     uid: str
     name: str
+    namespace: str
     change_id: str
     change_uid: str
     revision: str

@@ -17,11 +17,15 @@ from controller.core import codec
 from controller.core.change import FORM
 from controller.core.codec import Ratio, camel, format_duration, format_ratio
 from controller.core.model import (
+    Action,
     Breach,
     Evidence,
     Floor,
+    Outcome,
     Phase,
+    Review,
     RouteOriginal,
+    Ruling,
     ServicePair,
     Stage,
     State,
@@ -111,7 +115,7 @@ def test_policy_fields_are_required_or_name_their_default() -> None:
             item = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else hint
             if dataclasses.is_dataclass(item):
                 check(item, inner.get("items", inner), f"{path}.{name}")
-            elif f.default not in (None, dataclasses.MISSING):
+            elif f.default not in (None, "", (), dataclasses.MISSING):
                 assert inner["description"].endswith(f"Default {written(f.default, hint)}."), f"{path}.{name}"
 
     check(Policy, properties("changepolicies", "spec"), "spec")
@@ -154,6 +158,27 @@ FULL = State(
     no_data_since=MOMENT,
     low_evidence=True,
     promoted=True,
+    revision="0123456789",
+    requesters=("alice",),
+    revert=True,
+    approval="1 of 1: bob",
+    decisions=(
+        Ruling(
+            "uid-2",
+            Action.REVIEW,
+            "bob",
+            MOMENT,
+            "0123456789",
+            refusal="SelfApproval: no",
+            reason="because",
+            tests="https://ci/1",
+            over_budget=True,
+            expires_at=MOMENT,
+            review=Review(Outcome.FAILED, "not met", "learned", ("follow up",)),
+        ),
+    ),
+    review_due_at=MOMENT,
+    closed_at=MOMENT,
     measured_at=MOMENT,
     policy=Policy(
         (Step(10, timedelta(minutes=5)), Step(100, timedelta(minutes=10))),
@@ -260,8 +285,20 @@ def test_kubectl_get_chg_shows_the_journey(cluster: Bed) -> None:
     put_status(cluster, name, FULL)
     # A new version of a CRD is served a moment after it is established: the columns come with it.
     heading, row = eventually(lambda: table(cluster, name))
-    assert heading.split() == ["NAME", "TYPE", "PHASE", "STEP", "WEIGHT", "REASON", "AGE", "REQUESTED-BY", "MESSAGE"]
-    assert row.split()[:6] == [name, "normal", "Progressing", "1", "50", "Baking"]
+    assert heading.split() == [
+        "NAME",
+        "TYPE",
+        "PHASE",
+        "STEP",
+        "WEIGHT",
+        "APPROVAL",
+        "REASON",
+        "AGE",
+        "REQUESTED-BY",
+        "MESSAGE",
+    ]
+    assert row.split()[:5] == [name, "normal", "Progressing", "1", "50"]
+    assert "1 of 1: bob   Baking" in row
     assert "50 % until 08:10:00 UTC" in row
     assert "MESSAGE" not in cluster.kubectl("get", "chg", name)
 

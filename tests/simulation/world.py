@@ -17,6 +17,7 @@ from controller.core.model import (
     Arm,
     CanaryParts,
     Change,
+    Decision,
     Deployment,
     Held,
     Measurements,
@@ -27,6 +28,7 @@ from controller.core.model import (
     ReplicaSet,
     Route,
     RouteOriginal,
+    Ruling,
     Sample,
     Seen,
     ServicePair,
@@ -141,6 +143,7 @@ class World:
         self.lost = 0.0
         self.failed = 0.0
         self.others: tuple[Other, ...] = ()
+        self.decisions: tuple[Decision, ...] = ()
         self.environment: tuple[str, ...] = ()
         self.reconciler = self.start_controller()
 
@@ -279,6 +282,7 @@ class World:
             self.policy,
             measurements=measurements,
             others=self.others,
+            decisions=self.decisions,
             environment=self.environment,
         )
 
@@ -344,6 +348,9 @@ class World:
             for arm, samples in self.samples.items()
         }
         return Measurements(self.now, arms)
+
+    async def conclusion(self, change: Change, state: State) -> Observation:
+        return Observation(self.change, {}, self.policy, decisions=self.decisions)
 
     # --- Writes, and what must hold at each ---
 
@@ -447,6 +454,9 @@ class World:
 
 class Silent:
     """Reports of nobody's concern here."""
+
+    def ruling(self, change: Change, ruling: Ruling) -> None:
+        return
 
     def decision(self, change: Change, before: State, after: State, observation: Observation) -> None:
         return
