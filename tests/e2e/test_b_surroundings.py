@@ -61,8 +61,10 @@ class Watch:
         weight = int(self.app.weights().get("shop-canary", 0))
         ready = [pod for pod in self.app.pods().values() if is_ready(pod)]
         versions = [pod["spec"]["containers"][0]["image"].partition(":")[2] for pod in ready]
-        phase = (self.app.items("apis/serin.dev/v1alpha1", "changerequests") or [{}])[-1]
-        return weight, versions.count("v1"), versions.count("v2"), str(phase.get("status", {}).get("phase"))
+        status = (self.app.items("apis/serin.dev/v1alpha1", "changerequests") or [{}])[-1].get("status", {})
+        phase = str(status.get("phase"))
+        # In its last stage the floor is given back before the change has ended: the autoscaler may go below it then.
+        return weight, versions.count("v1"), versions.count("v2"), "" if status.get("stage") == "Clean" else phase
 
     @contextmanager
     def watching(self) -> Iterator["Watch"]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from controller.core.change import REQUESTED_BY
 from controller.core.checks import need
 from controller.core.intake import Ask, Record
 from controller.core.model import (
@@ -143,6 +144,8 @@ class World:
         self.lost = 0.0
         self.failed = 0.0
         self.others: tuple[Other, ...] = ()
+        self.requested_by = ""
+        """Who applied the template, as admission stamped it on the Deployment."""
         self.decisions: tuple[Decision, ...] = ()
         self.environment: tuple[str, ...] = ()
         self.reconciler = self.start_controller()
@@ -312,7 +315,7 @@ class World:
             unavailable_max=2,
             progress_deadline_seconds=600,
             min_ready_seconds=0,
-            annotations={},
+            annotations={REQUESTED_BY: self.requested_by},
             labels={},
         )
 
