@@ -1,4 +1,4 @@
-"""What the plugin reads from the cluster, with the rights of the person who runs it. It writes nothing."""
+"""What the plugin reads and writes in a cluster, with the rights of the person who runs it."""
 
 import asyncio
 import json
@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from controller.cli.options import Where
 from controller.cluster import manifest
 from controller.cluster.client import Client
-from controller.cluster.kinds import CHANGES, DEPLOYMENTS, POLICIES
+from controller.cluster.kinds import CHANGES, DECISIONS, DEPLOYMENTS, POLICIES
 from controller.core.change import CHANGE_LABEL, printable
 from controller.core.codec import FieldError, decode
 from controller.core.model import Change, State
@@ -30,25 +31,28 @@ PAUSE = timedelta(seconds=1)
 class Cluster:
     """Changes and policies, as one person sees them."""
 
-    def __init__(self, client: Client, namespace: str) -> None:
+    def __init__(self, client: Client, namespace: str, *, everywhere: bool = False) -> None:
         self._client = client
         self.namespace = namespace
+        self.everywhere = everywhere
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, kubeconfig: str | None, namespace: str | None) -> AsyncIterator["Cluster"]:
-        """`namespace`: the one of the kubeconfig's context when None."""
-        paths = kubeconfigs(kubeconfig)
-        client = await Client.connect(kubeconfig=os.pathsep.join(paths) or None, impersonate=None, timeout=TIMEOUT)
+    async def connect(cls, where: Where) -> AsyncIterator["Cluster"]:
+        paths = kubeconfigs(where.kubeconfig)
+        client = await Client.connect(
+            kubeconfig=os.pathsep.join(paths) or None, context=where.context, impersonate=None, timeout=TIMEOUT
+        )
         try:
-            yield cls(client, namespace or namespace_of_context(paths))
+            namespace = where.namespace or namespace_of_context(paths, where.context)
+            yield cls(client, namespace, everywhere=where.everywhere)
         finally:
             await client.close()
 
     async def changes(self, *, everywhere: bool = False) -> list[Known]:
-        """Oldest first."""
+        """Oldest first: of the namespace, or, if that was asked for, of all."""
         try:
-            found, _ = await self._client.list(CHANGES, None if everywhere else self.namespace)
+            found, _ = await self._client.list(CHANGES, None if everywhere or self.everywhere else self.namespace)
         except NotServedError:
             raise PermanentError(
                 "NotInstalled",
@@ -58,14 +62,19 @@ class Cluster:
         return sorted(known, key=lambda k: (k[0].created_at is None, k[0].created_at, k[0].name))
 
     async def find(self, change_id: str) -> Change:
-        """The change of that ID, or object name, in the namespace; PermanentError says which there are instead."""
+        """The change of that ID, or object name; PermanentError says which there are instead."""
         wanted = change_id.lower()
 
         def named(known: list[Known]) -> list[Change]:
             return [change for change, _ in known if wanted in (change.change_id.lower(), change.name)]
 
         here = await self.changes()
-        if found := named(here):
+        if len(found := named(here)) > 1:
+            where = ", ".join(change.namespace for change in found)
+            raise PermanentError(
+                "AmbiguousChange", f"{printable(change_id, 70)} is in namespaces {where}: say which with -n"
+            )
+        if found:
             return found[0]
         elsewhere = [change.namespace for change in named(await self._everywhere_if_allowed())]
         if elsewhere:
@@ -74,9 +83,13 @@ class Cluster:
             hint = "there are " + ", ".join(f"{c.change_id} ({s.phase})" for c, s in here[-8:])
         else:
             hint = "there are none; look everywhere with: kubectl serin list -A"
-        raise PermanentError(
-            "UnknownChange", f"no change {printable(change_id, 70)} in namespace {self.namespace}; {hint}"
-        )
+        place = "any namespace" if self.everywhere else f"namespace {self.namespace}"
+        raise PermanentError("UnknownChange", f"no change {printable(change_id, 70)} in {place}; {hint}")
+
+    async def look(self, change_id: str) -> Known:
+        """The change of that ID and what it is at now."""
+        change = await self.find(change_id)
+        return read(await self._client.get(CHANGES, change.namespace, change.name))
 
     async def _everywhere_if_allowed(self) -> list[Known]:
         try:
@@ -102,6 +115,26 @@ class Cluster:
             return decode(Policy, raw["spec"], "spec")
         except (PermanentError, FieldError):
             return None
+
+    async def deployment(self, namespace: str, name: str) -> Json | None:
+        """None when there is none, or when this person may not read it."""
+        try:
+            return await self._client.get(DEPLOYMENTS, namespace, name)
+        except (NotFoundError, ForbiddenError):
+            return None
+
+    async def who_am_i(self) -> str:
+        return await self._client.who_am_i()
+
+    async def decide(self, namespace: str, decision: Json) -> Json:
+        """Create a ChangeDecision; the answer is the object as admission stamped it."""
+        try:
+            return await self._client.create(DECISIONS, namespace, decision)
+        except NotServedError:
+            raise PermanentError(
+                "NotInstalled",
+                "this cluster has no ChangeDecisions. Install Serin anew: kubectl apply --server-side -k manifests/",
+            ) from None
 
     async def follow(self, change: Change) -> AsyncIterator[Known]:
         """The change now and whenever it is another, through broken connections; PermanentError when it is deleted."""
@@ -155,9 +188,9 @@ def kubeconfigs(given: str | None) -> list[str]:
     return there
 
 
-def namespace_of_context(paths: list[str]) -> str:
-    """As kubectl finds it: the first current-context among the files, then the first context of that name."""
+def namespace_of_context(paths: list[str], context: str | None = None) -> str:
+    """As kubectl finds it: of the context, or the first current-context among the files."""
     files = [yaml.safe_load(Path(path).read_text()) or {} for path in paths]
-    current = next((f["current-context"] for f in files if f.get("current-context")), "")
+    current = context or next((f["current-context"] for f in files if f.get("current-context")), "")
     contexts = [c for f in files for c in f.get("contexts") or () if c.get("name") == current]
     return str((contexts[0].get("context") or {}).get("namespace") or "default") if contexts else "default"

@@ -218,6 +218,14 @@ def _text(text: str, style: str = "") -> Text:
     return Text(printable(" ".join(text.split()), 1000), style, overflow="fold")
 
 
+def pairs(rows: Iterable[tuple[str, str]]) -> Table:
+    """Labels and texts from outside."""
+    table = _pairs()
+    for label, text in rows:
+        table.add_row(label, _text(text))
+    return table
+
+
 def _pairs() -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True, min_width=LABEL + 2)

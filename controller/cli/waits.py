@@ -5,18 +5,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from controller.core.change import CHANGE_LABEL, PREFIX, RETRY
+from controller.core.change import CHANGE_LABEL, PREFIX, check_id
 from controller.core.model import Change, Phase, Stage, State
 from controller.core.policy import ChangeType, LowTraffic, Policy
 
 SERIN, REQUESTER, SRE = "Serin's, by itself", "the requester's", "an SRE's"
+APPROVER = "an approver's"
 APPROVERS = {ChangeType.NORMAL: "an engineering manager's", ChangeType.EMERGENCY: "the CTO's"}
 
 
 @dataclass(frozen=True)
 class Wait:
     """`then` is what happens at `until`. `command` ends the wait, and is empty when nobody has to do anything;
-    `way_back` gives the change up."""
+    `way_back` gives the change up. `verb`: what the right to end it is called on changetypes.serin.dev."""
 
     what: str
     turn: str
@@ -24,6 +25,36 @@ class Wait:
     then: str = ""
     command: str = ""
     way_back: str = ""
+    verb: str = ""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Whose turn it is when a change shows a reason, and the command that ends it, empty when nobody has to do a thing.
+
+    `verb`: the right on changetypes.serin.dev that the command takes. `held`: nothing goes on until it is done.
+    """
+
+    whose: str = SERIN
+    command: str = ""
+    verb: str = ""
+    held: bool = False
+
+
+def by_serin() -> Turn:
+    return Turn()
+
+
+def by_requester(command: str) -> Turn:
+    return Turn(REQUESTER, command, held=True)
+
+
+def by_sre(command: str) -> Turn:
+    return Turn(SRE, command, held=True)
+
+
+def gate(command: str, verb: str, *, held: bool = False) -> Turn:
+    return Turn(APPROVER, f"kubectl serin {command} {{change}}", verb, held)
 
 
 NEW_ID = f"kubectl label {{deployment}} {CHANGE_LABEL}=$(kubectl serin new-id) --overwrite"
@@ -33,38 +64,80 @@ INSTALL_POLICIES = "kubectl apply --server-side -k policies/"
 EDIT_POLICY = "kubectl edit chgp {type}"
 CONTROLLER_LOG = "kubectl logs -n serin-system deployment/serin"
 
-TURNS: Mapping[str, tuple[str, str]] = {
+TURNS: Mapping[str, Turn] = {
+    # Gates: people decide
+    "AwaitingApproval": gate("approve", "approve"),
+    "TestsUnverified": gate("approve --tests 'TEXT OR LINK'", "approve"),
+    "ApprovalDenied": gate("rollback --reason 'denied afterwards'", "rollback", held=True),
+    "Paused": gate("resume", "pause", held=True),
+    "ReviewOverdue": Turn("a reviewer's", "kubectl serin review {other} -n {namespace}", "review", held=True),
     # What was asked for
-    "InvalidChangeID": (REQUESTER, NEW_ID),
-    "DuplicateChangeID": (REQUESTER, NEW_ID),
-    "UnknownType": (REQUESTER, f"{ANNOTATE} {PREFIX}type=normal"),
-    "InvalidAnnotation": (REQUESTER, f"{ANNOTATE} {{annotation}}=TEXT"),
-    "NoDeployment": (REQUESTER, "kubectl apply -f FILE  # a new template, labelled {label}"),
-    "AwaitingApproval": (REQUESTER, f"{ANNOTATE} {PREFIX}type=standard  # if it is a standard change"),
-    "AnotherChangeActive": (SERIN, "kubectl serin wait {other} -n {namespace}"),
-    "RejectedRevision": (REQUESTER, f"{ANNOTATE} {RETRY}={{other}}  # to run it knowingly"),
+    "InvalidChangeID": by_requester(NEW_ID),
+    "DuplicateChangeID": by_requester(NEW_ID),
+    "ChangeClosed": by_requester(NEW_ID),
+    "ChangeRunning": by_requester(NEW_ID),
+    "UnknownType": by_requester(f"{ANNOTATE} {PREFIX}type=normal"),
+    "InvalidAnnotation": by_requester(f"{ANNOTATE} {{annotation}}=TEXT"),
+    "NoDeployment": by_requester("kubectl apply -f FILE  # a new template, labelled {label}"),
+    "AnotherChangeActive": Turn(SERIN, "kubectl serin wait {other} -n {namespace}"),
+    "RejectedRevision": by_requester("kubectl serin retry {other} -n {namespace}  # to run it knowingly"),
     # What it was asked about
-    "OwnedByAnotherController": (
-        REQUESTER,
-        f"kubectl label {{deployment}} {CHANGE_LABEL}-  # or remove the other controller",
+    "OwnedByAnotherController": by_requester(
+        f"kubectl label {{deployment}} {CHANGE_LABEL}-  # or remove the other controller"
     ),
-    "TwoActiveReplicaSets": (REQUESTER, "kubectl apply -f FILE  # with the template of one of the two"),
-    "ServiceWithoutPods": (REQUESTER, "kubectl edit services -n {namespace}"),
-    "NoReferenceGrant": (REQUESTER, "kubectl apply -f FILE  # a ReferenceGrant in the Service's namespace"),
-    "RouteLost": (REQUESTER, "kubectl apply -f FILE  # the route, as it was"),
+    "NameTaken": by_requester("kubectl get services,deployments -n {namespace}  # rename the one that is in the way"),
+    "TwoActiveReplicaSets": by_requester("kubectl apply -f FILE  # with the template of one of the two"),
+    "ServiceWithoutPods": by_requester("kubectl edit services -n {namespace}"),
+    "NoReferenceGrant": by_requester("kubectl apply -f FILE  # a ReferenceGrant in the Service's namespace"),
+    "RouteNotAccepted": by_requester("kubectl get httproutes,grpcroutes -n {namespace} -o yaml  # see status.parents"),
+    "RouteLost": by_requester("kubectl apply -f FILE  # the route, as it was"),
     # What Serin stands on
-    "AdmissionMissing": (SRE, INSTALL_POLICIES),
-    "NotHeld": (SRE, INSTALL_POLICIES),
-    "PolicyNotFound": (SRE, INSTALL_POLICIES),
-    "PermissionDenied": (SRE, INSTALL),
-    "InvalidPolicy": (SRE, EDIT_POLICY),
-    "InvalidQuery": (SRE, EDIT_POLICY),
-    "NoData": (SRE, CONTROLLER_LOG),
-    "PartialData": (SRE, CONTROLLER_LOG),
-    "PrometheusError": (SRE, CONTROLLER_LOG),
-    "PrometheusUnreachable": (SRE, CONTROLLER_LOG),
+    "AdmissionMissing": by_sre(INSTALL_POLICIES),
+    "NotHeld": by_sre(INSTALL_POLICIES),
+    "PolicyNotFound": by_sre(INSTALL_POLICIES),
+    "PermissionDenied": by_sre(INSTALL),
+    "MissingCRDs": by_sre(INSTALL),
+    "InvalidPolicy": by_sre(EDIT_POLICY),
+    "InvalidQuery": by_sre(EDIT_POLICY),
+    "NoSuchBucket": by_sre(EDIT_POLICY),
+    "UnknownStatus": by_sre(INSTALL),
+    "NoData": by_sre(CONTROLLER_LOG),
+    "NoMetrics": by_sre(CONTROLLER_LOG),
+    "PartialData": by_sre(CONTROLLER_LOG),
+    "PrometheusError": by_sre(CONTROLLER_LOG),
+    "PrometheusUnreachable": by_sre(CONTROLLER_LOG),
+    "UnexpectedSeries": by_sre(CONTROLLER_LOG),
+    "IncidentWithoutStart": by_sre(CONTROLLER_LOG),
+    "IndistinguishablePods": by_requester("kubectl apply -f FILE  # the Deployment under a shorter name"),
+    # Under way: time, and nobody
+    "Started": by_serin(),
+    "Advanced": by_serin(),
+    "Judged": by_serin(),
+    "CapacityPending": by_serin(),
+    "RoutePending": by_serin(),
+    "Settling": by_serin(),
+    "Baking": by_serin(),
+    "NoVerdict": by_serin(),
+    "OverLimit": by_serin(),
+    "LowTraffic": by_serin(),
+    "Promoting": by_serin(),
+    "Rolling": by_serin(),
+    "Watching": by_serin(),
+    "Returning": by_serin(),
+    "Draining": by_serin(),
+    "CleaningUp": by_serin(),
 }
-"""By reason: whose turn it is, and the command. What is not here is Serin's own, and needs none."""
+"""By reason. In a rollback it is always Serin's turn, whatever the reason."""
+
+
+def turn_of(state: State) -> Turn:
+    """Of a reason that is not in the table, Serin's own: the message says what it is."""
+    return by_serin() if state.phase is Phase.ROLLING_BACK else TURNS.get(state.reason, by_serin())
+
+
+def held(state: State) -> bool:
+    """Somebody has to mend, or resume, something: time alone does not end it."""
+    return turn_of(state).held
 
 
 def waiting(change: Change, state: State, policy: Policy | None) -> Wait | None:
@@ -73,21 +146,32 @@ def waiting(change: Change, state: State, policy: Policy | None) -> Wait | None:
         return None
     if not state.reason:
         return Wait("the controller to see it", SRE, command="kubectl get pods -n serin-system  # is it running?")
-    turn, command = TURNS.get(state.reason, (SERIN, ""))
-    if state.phase is Phase.ROLLING_BACK:
-        turn, command = SERIN, ""
-    elif state.reason == "AwaitingApproval" and change.type in APPROVERS:
-        turn = APPROVERS[change.type]
+    turn = turn_of(state)
     until, then = _until(state, policy) if policy else (None, "")
-    revocable = state.phase in (Phase.WAITING, Phase.PROGRESSING) and any(t.stable_revision for t in state.targets)
     return Wait(
-        f"{state.reason}: {state.message}",
-        turn,
-        until,
-        then,
-        _fill(command, change, state),
-        "kubectl apply -f FILE  # with the manifest that ran before" if revocable else "",
+        what=f"{state.reason}: {state.message}",
+        turn=APPROVERS.get(change.type, turn.whose) if change.type and turn.whose is APPROVER else turn.whose,
+        until=until,
+        then=then,
+        command=_fill(turn.command, change, state),
+        way_back=_fill(_way_back(state), change, state),
+        verb=turn.verb,
     )
+
+
+def _way_back(state: State) -> str:
+    """Of a first deployment there is none."""
+    if not any(t.stable_revision for t in state.targets):
+        return ""
+    if state.phase is Phase.WAITING:
+        return "kubectl apply -f FILE  # with the manifest that ran before"
+    going = state.phase in (Phase.PROGRESSING, Phase.PROMOTING) and state.stage in (None, Stage.ROLL)
+    return "kubectl serin rollback {change} --reason 'TEXT'" if going else ""
+
+
+def named(change: Change) -> str:
+    """A change as the commands take it; what is no ID may be anything, and this is pasted into shells."""
+    return f"{change.change_id if check_id(change.change_id) is None else change.name} -n {change.namespace}"
 
 
 def _fill(command: str, change: Change, state: State) -> str:
@@ -96,6 +180,7 @@ def _fill(command: str, change: Change, state: State) -> str:
     others = [i for i in re.findall(r"CHG-\d{8}-\d{3,6}", state.message) if i != change.change_id]
     annotation = re.search(rf"annotation ({re.escape(PREFIX)}[a-z-]+)", state.message)
     return command.format(
+        change=named(change),
         deployment=f"deployment/{names[0]} -n {change.namespace}",
         namespace=change.namespace,
         label=f"{CHANGE_LABEL}={change.change_id}",

@@ -120,9 +120,17 @@ class Client:
         self._headers = {"Accept": "application/json"}
 
     @classmethod
-    async def connect(cls, *, kubeconfig: str | None, impersonate: str | None, timeout: timedelta) -> Self:  # noqa: ASYNC109 (of each call)
+    async def connect(
+        cls,
+        *,
+        kubeconfig: str | None,
+        impersonate: str | None,
+        timeout: timedelta,  # noqa: ASYNC109 (of each call)
+        context: str | None = None,
+    ) -> Self:
         """A client with the credentials of `kubeconfig` (paths as in KUBECONFIG), or of the pod when it is None.
 
+        `context`: the one of the kubeconfig to use, in place of its current one.
         With `impersonate` it acts as that user, directly if these credentials are that user's, else by impersonation;
         the API server itself adds the groups of a ServiceAccount. PermanentError when it ends up as somebody else.
         """
@@ -136,7 +144,7 @@ class Client:
                     kubernetes_config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
                 else:
                     await kubernetes_config.load_kube_config(  # type: ignore[no-untyped-call]
-                        kubeconfig, client_configuration=configuration, persist_config=False
+                        kubeconfig, context=context, client_configuration=configuration, persist_config=False
                     )
             except Exception as error:
                 where = kubeconfig or "the pod's ServiceAccount (no KUBECONFIG was given)"

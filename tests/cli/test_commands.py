@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
 from controller.cli.__main__ import main
 from controller.cli.cluster import kubeconfigs, namespace_of_context
@@ -99,7 +100,7 @@ def put(cluster: Bed, change_id: str, state: State) -> None:
 
 def test_status_shows_the_journey(reached: Bed, run: Run) -> None:
     code, out, err = run("status", "CHG-20261123-001", "-n", SHOP)
-    assert (code, err) == (0, "")
+    assert (code, err) == (5, "")
     assert f"CHG-20261123-001  normal change in namespace {SHOP}  Progressing" in out
     assert "▶  step 2      50 %" in out
     assert "08:11:30  Progressing  50 %  Advanced: step 2 of 3: 50 %" in out
@@ -197,7 +198,7 @@ def test_status_follows_a_change_to_its_end_line_by_line(cluster: Bed, watch: Ca
     seen.until("NoData: Prometheus is gone")
     put(cluster, "CHG-20261123-010", ROLLED_BACK)
     seen.until("ErrorRate: error-rate: shop fails")
-    assert seen.end() == 0
+    assert seen.end() == 3
     assert seen.text.count("step 1 of 3") == 1
     assert "\x1b" not in seen.text
 
@@ -222,9 +223,9 @@ def test_wait_tells_by_its_exit_code_how_it_ended(reached: Bed, run: Run) -> Non
     done = run("wait", "CHG-20261123-002", "-n", SHOP)
     assert done == (0, "CHG-20261123-002 is Completed: the new revision is the stable one\n", "")
     failed = run("wait", "CHG-20261123-003", "-n", SHOP)
-    assert failed == (1, "CHG-20261123-003 is RolledBack: back at stable: ErrorRate\n", "")
+    assert failed == (3, "CHG-20261123-003 is RolledBack: back at stable: ErrorRate\n", "")
     late = run("wait", "CHG-20261123-001", "-n", SHOP, "--timeout", "300ms")
-    assert (late.code, late.out) == (2, "")
+    assert (late.code, late.out) == (124, "")
     assert "time is up; CHG-20261123-001 is Progressing: 50 % until" in late.err
     assert run("wait", "CHG-20261123-009", "-n", SHOP).code == 1
 
@@ -281,6 +282,28 @@ def test_people_see_what_their_rights_let_them_see(cluster: Bed, run: Run, monke
     assert 'User "mallory" cannot list resource "changerequests"' in err
 
 
+def test_a_change_is_found_in_any_namespace(reached: Bed, run: Run) -> None:
+    assert f"in namespace {SHOP}" in run("status", "CHG-20261123-002", "-A").out
+    code, _, err = run("status", "CHG-20261123-009", "-A")
+    assert code == 1
+    assert "no change CHG-20261123-009 in any namespace" in err
+
+
+def test_the_context_is_the_one_that_is_asked_for(reached: Bed, run: Run, tmp_path: Path) -> None:
+    config = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
+    here = config["contexts"][0]["context"]
+    away = {"cluster": "away", "user": here["user"], "namespace": "nowhere"}
+    config["clusters"].append({"name": "away", "cluster": {"server": "http://127.0.0.1:9"}})
+    config["contexts"] = [{"name": "away", "context": away}, {"name": "here", "context": {**here, "namespace": SHOP}}]
+    config["current-context"] = "away"
+    (tmp_path / "config").write_text(json.dumps(config))
+    assert run("list", "--kubeconfig", str(tmp_path / "config")).code == 1
+    there = run("list", "--kubeconfig", str(tmp_path / "config"), "--context", "here")
+    assert (there.code, "CHG-20261123-001" in there.out) == (0, True)
+    code, _, err = run("list", "--kubeconfig", str(tmp_path / "config"), "--context", "none")
+    assert (code, "none" in err) == (1, True)
+
+
 def test_the_cluster_may_be_away(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     config = {
         "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}],
@@ -305,6 +328,8 @@ def test_the_namespace_is_that_of_the_context(tmp_path: Path) -> None:
     assert namespace_of_context([str(one), str(two)]) == "shop"
     two.write_text("contexts: [{name: b, context: {cluster: c}}]\n")
     assert namespace_of_context([str(one), str(two)]) == "default"
+    two.write_text("contexts: [{name: c, context: {namespace: cart}}]\n")
+    assert namespace_of_context([str(one), str(two)], "c") == "cart"
     assert kubeconfigs(f"{one}{os.pathsep}{tmp_path}/none") == [str(one)]
     with pytest.raises(PermanentError):
         kubeconfigs(f"{tmp_path}/none")
@@ -333,11 +358,16 @@ def test_what_needs_no_cluster_does_not_load_its_client() -> None:
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-@pytest.mark.parametrize("command", ["status", "list", "wait", "new-id"])
+COMMANDS = ["status", "list", "wait", "new-id", "approve", "deny", "promote", "pause", "resume", "rollback", "bypass"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_each_command_tells_its_exit_codes(run: Run, command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
     assert "Exit codes: 0" in out
+    for option in ("-n, --namespace", "-A, --all-namespaces", "--context", "--kubeconfig"):
+        assert option in out
 
 
 def test_policy_check(run: Run, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_every_command_can_be_read_by_a_shell(reason: str) -> None:
     with console.capture() as shown:
         console.print(journey(CHANGE, state, POLICY, NOW))
     commands = re.findall(r"^  (kubectl (?:.*\\\n)*.*)$", shown.get(), re.M)
-    assert len(commands) == 1 + bool(TURNS[reason][1])
+    assert len(commands) == 1 + bool(TURNS[reason].command)
     for command in commands:
         assert "{" not in command
         told = subprocess.run(["bash", "-nc", command], capture_output=True, text=True, check=False)
