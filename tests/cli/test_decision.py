@@ -40,7 +40,7 @@ def test_a_decision_names_the_change_its_revision_and_its_type() -> None:
             "type": "normal",
             "action": "Approve",
             "tests": "https://ci/7",
-            "expiresAt": "2026-11-23T12:00:00.000000Z",
+            "expiresAt": "2026-11-23T12:00:00.000Z",
         },
     }
 
