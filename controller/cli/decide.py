@@ -1,41 +1,32 @@
 """`approve`, `deny`, `promote`, `pause`, `resume`, `rollback`, `bypass`: what people decide about a change."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from controller.cli.decision import (
-    APPROVE,
-    BYPASS,
-    DENY,
-    PAUSE,
-    PROMOTE,
-    RESUME,
-    ROLLBACK,
-    Act,
-    about,
-    decision,
-    follow,
-    form_of,
-    images,
-    pointless,
-    right,
-)
+from controller.cli.decision import ASKS, decision, form_of, images, pointless, right
 from controller.cli.exits import Exit
 from controller.cli.journey import pairs
 from controller.cli.look import end_of
 from controller.cli.options import ChangeID, Where, command, console, duration, now, on_terminal
+from controller.cli.waits import named, waiting
 from controller.core.change import printable
-from controller.core.model import Change, State
+from controller.core.decisions import BYPASS_MAX
+from controller.core.model import Action, Change, State
+from controller.core.policy import Policy
 from controller.errors import ForbiddenError, PermanentError
 
 if TYPE_CHECKING:
     from controller.cli.cluster import Cluster
 
-BYPASS_MAX = timedelta(hours=4)
+ANSWER = timedelta(seconds=5)
+"""How long the controller may take to say what it makes of a decision; it takes less than one."""
+CLOCKS = timedelta(seconds=10)
+"""The API server's clock may be that much behind ours."""
+Json = dict[str, Any]
 
 Reason = Annotated[str, typer.Option("--reason", "-m", help="Why; it is in the record for good.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask on a terminal.")]
@@ -66,7 +57,7 @@ async def approve(
     fields: dict[str, Any] = {"tests": tests, "over_budget": over_budget}
     if expires:
         fields["expires_at"] = now() + duration(expires, "--expires")
-    return await decide(where, change, APPROVE, fields, reason, yes=yes, wait=wait, within=within)
+    return await decide(where, change, Action.APPROVE, fields, reason, yes=yes, wait=wait, within=within)
 
 
 async def deny(where: Where, change: ChangeID, reason: Reason = "", yes: Yes = False) -> Exit:
@@ -74,7 +65,7 @@ async def deny(where: Where, change: ChangeID, reason: Reason = "", yes: Yes = F
 
     Exit codes: 0 denied; 1 refused, or there is no such change.
     """
-    return await decide(where, change, DENY, {}, asked(reason), yes=yes)
+    return await decide(where, change, Action.DENY, {}, asked(reason), yes=yes)
 
 
 async def promote(
@@ -84,7 +75,7 @@ async def promote(
 
     Exit codes: 0 promoted; 1 refused, or there is no such change; with --wait as the change ends, 124 if not in time.
     """
-    return await decide(where, change, PROMOTE, {}, reason, yes=yes, wait=wait, within=within)
+    return await decide(where, change, Action.PROMOTE, {}, reason, yes=yes, wait=wait, within=within)
 
 
 async def pause(where: Where, change: ChangeID, reason: Reason = "", yes: Yes = False) -> Exit:
@@ -92,7 +83,7 @@ async def pause(where: Where, change: ChangeID, reason: Reason = "", yes: Yes = 
 
     Exit codes: 0 paused; 1 refused, or there is no such change.
     """
-    return await decide(where, change, PAUSE, {}, asked(reason), yes=yes)
+    return await decide(where, change, Action.PAUSE, {}, asked(reason), yes=yes)
 
 
 async def resume(
@@ -102,7 +93,7 @@ async def resume(
 
     Exit codes: 0 resumed; 1 refused, or there is no such change; with --wait as the change ends, 124 if not in time.
     """
-    return await decide(where, change, RESUME, {}, reason, yes=yes, wait=wait, within=within)
+    return await decide(where, change, Action.RESUME, {}, reason, yes=yes, wait=wait, within=within)
 
 
 async def rollback(
@@ -113,7 +104,7 @@ async def rollback(
     Exit codes: 0 asked for; 1 refused, or there is no such change; with --wait 3 when it is rolled back, 124 if not
     in time.
     """
-    return await decide(where, change, ROLLBACK, {}, asked(reason), yes=yes, wait=wait, within=within)
+    return await decide(where, change, Action.ROLLBACK, {}, asked(reason), yes=yes, wait=wait, within=within)
 
 
 async def bypass(
@@ -132,8 +123,8 @@ async def bypass(
     length = duration(for_, "--for")
     if length > BYPASS_MAX:
         raise typer.BadParameter(f"{for_!r}: gates stay open for 4h at the most", param_hint="'--for'")
-    fields = {"expires_at": now() + length}
-    return await decide(where, change, BYPASS, fields, asked(reason), yes=yes, wait=wait, within=within)
+    fields = {"expires_at": now() + min(length, BYPASS_MAX - CLOCKS)}
+    return await decide(where, change, Action.BYPASS, fields, asked(reason), yes=yes, wait=wait, within=within)
 
 
 def asked(text: str, option: str = "--reason", question: str = "Why?") -> str:
@@ -151,44 +142,35 @@ def asked(text: str, option: str = "--reason", question: str = "Why?") -> str:
 async def decide(
     where: Where,
     change_id: str,
-    act: Act,
-    fields: dict[str, Any],
+    action: Action,
+    fields: Mapping[str, Any],
     reason: str,
     *,
     yes: bool = False,
     wait: bool = False,
     within: str = "",
 ) -> Exit:
-    """Show the change, ask, write the decision, say what follows."""
+    """Show the change, ask, write the decision, say what the controller made of it and what follows."""
     limit = duration(within, "--timeout") if within else None
     async with where.connect() as cluster:
         change, state = await cluster.look(change_id)
-        if why_not := pointless(state, act):
-            raise PermanentError("NothingToDecide", f"{change.change_id} cannot be decided about: {why_not}")
-        made = decision(change, state, act, reason=reason, **fields)
-        await show(cluster, change, state)
-        confirm(f"{act.asking} {change.change_id}, revision {about(state)}?", yes=yes)
-        by = await write(cluster, change, act, made)
-        console(wide=True).print(
-            printable(f"{act.action} of {change.change_id} by {by}, for revision {about(state)}: {act.after}", 1000),
-            markup=False,
-        )
-        if wait:
-            return await end_of(cluster, change, limit)
-        console(wide=True).print(f"  {follow(change)}", markup=False)
-    return Exit.DONE
+        policy = await cluster.policy(change)
+        if why_not := pointless(state, action, policy):
+            raise PermanentError("NothingToDecide", f"no {action} of {change.change_id}: {why_not}")
+        made = decision(change, state, action, reason=reason, **fields)
+        await show(cluster, change, state, policy)
+        confirm(f"{ASKS[action].question} {change.change_id}, revision {state.revision}?", yes=yes)
+        stored = await write(cluster, change, action, made)
+        await taken_in(cluster, change, stored)
+        return await end_of(cluster, change, limit) if wait else Exit.DONE
 
 
-async def show(cluster: "Cluster", change: Change, state: State) -> None:
+async def show(cluster: "Cluster", change: Change, state: State, policy: Policy | None) -> None:
     """What there is to see before one decides."""
-    policy, me, changed = await asyncio.gather(
-        cluster.policy(change), cluster.who_am_i(), _images_of(cluster, change, state)
-    )
-    table = pairs(form_of(change, state, policy))
+    me, changed = await asyncio.gather(cluster.who_am_i(), _images_of(cluster, change, state))
     out = console()
     out.print(f"{change.change_id}  {change.type} change in namespace {change.namespace}", style="bold", markup=False)
-    out.print(table)
-    out.print(pairs([*changed, *_own(change, me)]))
+    out.print(pairs([*form_of(change, state, policy), *changed, *_own(change, state, me)]))
 
 
 async def _images_of(cluster: "Cluster", change: Change, state: State) -> list[tuple[str, str]]:
@@ -203,9 +185,9 @@ async def _images_of(cluster: "Cluster", change: Change, state: State) -> list[t
     return rows
 
 
-def _own(change: Change, me: str) -> Iterator[tuple[str, str]]:
+def _own(change: Change, state: State, me: str) -> Iterator[tuple[str, str]]:
     yield "you are", me
-    if me == change.requested_by:
+    if me in (*state.requesters, change.requested_by):
         yield "note", "you asked for this change yourself: you may stop it, and not let it on"
 
 
@@ -215,10 +197,36 @@ def confirm(question: str, *, yes: bool) -> None:
         raise PermanentError("NotConfirmed", "nothing was written")
 
 
-async def write(cluster: "Cluster", change: Change, act: Act, made: dict[str, Any]) -> str:
-    """Create the decision; the name of who made it, as the API server saw it."""
+async def write(cluster: "Cluster", change: Change, action: Action, made: Json) -> Json:
+    """Create the decision; the answer is what the API server made of it."""
     try:
-        stored = await cluster.decide(change.namespace, made)
+        return await cluster.decide(change.namespace, made)
     except ForbiddenError as error:
-        raise PermanentError(error.reason, f"{error.message}\nwhether you may: {right(change, act)}") from None
-    return str(stored["spec"].get("by") or await cluster.who_am_i())
+        raise PermanentError(error.reason, f"{error.message}\nwhether you may: {right(change, action)}") from None
+
+
+async def taken_in(cluster: "Cluster", change: Change, stored: Json) -> None:
+    """Say what the controller made of the decision, and what follows; PermanentError when it does not count."""
+    spec, uid = stored["spec"], stored["metadata"]["uid"]
+    what = f"{spec['action']} of {change.change_id} by {spec['by']}, for revision {spec['revision']}"
+    out = console(wide=True)
+    try:
+        async with asyncio.timeout(ANSWER.total_seconds()):
+            async for seen, state in cluster.follow(change):
+                ruling = next((r for r in state.decisions if r.uid == uid), None)
+                if ruling and ruling.refusal:
+                    raise PermanentError("DecisionRefused", f"{what}, does not count: {ruling.refusal}")
+                if ruling:
+                    out.print(printable(f"{what}, counts: {ASKS[ruling.action].after}", 1000), markup=False)
+                    out.print(*following(seen, state), sep="\n", markup=False)
+                    return
+    except TimeoutError:
+        out.print(printable(f"{what}, is written; the controller has not taken it in yet", 1000), markup=False)
+        out.print(f"  kubectl serin status -w {named(change)}", markup=False)
+
+
+def following(change: Change, state: State) -> Iterator[str]:
+    """What the change is at now, and the command for whoever is next."""
+    yield printable(f"  {state.phase}: {state.reason}{f', {state.message}' if state.message else ''}", 1000)
+    wait = waiting(change, state, state.policy)
+    yield f"  {wait.command if wait and wait.command else f'kubectl serin status -w {named(change)}'}"

@@ -1,54 +1,43 @@
 """What a person decides about a change: the ChangeDecision, and what there is to see before it is made. Pure."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from controller.cli.waits import named
 from controller.core.change import check_id
 from controller.core.codec import camel, format_duration, format_moment
-from controller.core.model import Change, Phase, State
-from controller.core.policy import Policy
+from controller.core.model import Action, Change, Phase, State
+from controller.core.policy import Policy, When
 from controller.errors import PermanentError
 
 Json = Any
 
 
 @dataclass(frozen=True)
-class Act:
-    """One of the things that can be decided. `asking`: the question; `after`: what comes of it."""
+class Ask:
+    """How an action is asked for, and what comes of it."""
 
-    action: str
-    verb: str
-    asking: str
+    question: str
     after: str
 
 
-APPROVE = Act("Approve", "approve", "Approve", "it starts when all its gates are open")
-DENY = Act("Deny", "approve", "Deny", "it never runs; the Deployment keeps its stable pods")
-PROMOTE = Act("Promote", "promote", "Skip the bakes that are left of", "the bakes that are left are skipped")
-PAUSE = Act("Pause", "pause", "Pause", "it stays at the weight that it has; a breach still rolls it back")
-RESUME = Act("Resume", "pause", "Resume", "it goes on from where it is")
-ROLLBACK = Act("Rollback", "rollback", "Roll back", "the traffic goes back to stable at once")
-BYPASS = Act("Bypass", "bypass", "Open every gate before the start of", "it starts without approval, tests and window")
-REVIEW = Act("Review", "review", "Close", "the record is closed")
-
-
-def about(state: State) -> str:
-    """The revision that a decision has to name: of the one Deployment, or a hash over those of several."""
-    revisions = {target.name: target.revision for target in state.targets}
-    if len(revisions) <= 1:
-        return next(iter(revisions.values()), "")
-    text = ",".join(f"{name}={revision}" for name, revision in sorted(revisions.items()))
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+ASKS: Mapping[Action, Ask] = {
+    Action.APPROVE: Ask("Approve", "it starts when all its gates are open"),
+    Action.DENY: Ask("Deny", "before its start that is the end of it; afterwards somebody takes it back or accepts it"),
+    Action.PROMOTE: Ask("Skip the bakes that are left of", "it goes on as soon as each step is settled"),
+    Action.PAUSE: Ask("Pause", "it stays where it is; a breach still rolls it back"),
+    Action.RESUME: Ask("Resume", "it goes on from where it is"),
+    Action.ROLLBACK: Ask("Roll back", "the traffic goes back to stable at once"),
+    Action.BYPASS: Ask("Open every gate before the start of", "it starts without approval, tests and window"),
+    Action.REVIEW: Ask("Review and close", "the record is closed"),
+}
 
 
 def decision(
     change: Change,
     state: State,
-    act: Act,
+    action: Action,
     *,
     reason: str = "",
     tests: str = "",
@@ -63,7 +52,7 @@ def decision(
     problem = check_id(change.change_id)
     if problem or change.type is None:
         raise PermanentError("NothingToDecide", f"{change.name} is no usable request: {problem or change.problem}")
-    if not (revision := about(state)):
+    if not state.revision:
         raise PermanentError(
             "NothingToDecide",
             f"{change.change_id} is about no pod template yet: apply a Deployment that is labelled with it first",
@@ -71,9 +60,9 @@ def decision(
     spec = {
         "change": change.change_id,
         "changeUid": change.uid,
-        "revision": revision,
+        "revision": state.revision,
         "type": str(change.type),
-        "action": act.action,
+        "action": str(action),
         "reason": reason,
         "tests": tests,
         "overBudget": over_budget,
@@ -83,19 +72,32 @@ def decision(
     return {
         "apiVersion": "serin.dev/v1alpha1",
         "kind": "ChangeDecision",
-        "metadata": {"generateName": f"{change.name}-{act.action.lower()}-", "namespace": change.namespace},
+        "metadata": {"generateName": f"{change.name}-{action.lower()}-", "namespace": change.namespace},
         "spec": {key: value for key, value in spec.items() if value},
     }
 
 
-def pointless(state: State, act: Act) -> str:
-    """Why nothing would come of it; empty when something may."""
-    if act is REVIEW:
-        return "" if state.phase.terminal else f"it is {state.phase}: a change is reviewed when it has ended"
-    if state.phase.terminal:
-        return f"it has ended as {state.phase}"
-    if act in (PROMOTE, ROLLBACK) and state.phase is Phase.WAITING:
-        return "it has not started" + ("; to give it up: kubectl serin deny" if act is ROLLBACK else "")
+def pointless(state: State, action: Action, policy: Policy | None) -> str:
+    """Why the controller would not count it, as it would say; empty when it may."""
+    policy = state.policy or policy
+    afterwards = policy is not None and policy.approval.when is When.AFTER
+    match action:
+        case Action.REVIEW if not state.phase.terminal:
+            return f"it is {state.phase}: a change is reviewed when it has ended"
+        case _ if state.closed_at:
+            return f"it has ended as {state.phase}, and is closed"
+        case Action.APPROVE | Action.DENY if state.phase is not Phase.WAITING and not afterwards:
+            return f"it is {state.phase}; what is under way is taken back with: kubectl serin rollback"
+        case Action.ROLLBACK if state.phase is Phase.WAITING:
+            return "it has not started; to stop it: kubectl serin deny"
+        case Action.ROLLBACK if state.phase not in (Phase.PROGRESSING, Phase.PROMOTING):
+            return f"it is {state.phase}; to go back to the revision before: kubectl serin revert"
+        case Action.PROMOTE if state.phase is not Phase.PROGRESSING:
+            return f"it is {state.phase}: there are no bakes to skip"
+        case Action.BYPASS if state.phase is not Phase.WAITING:
+            return f"it is {state.phase}: its gates are behind it"
+        case Action.PAUSE | Action.RESUME if state.phase not in (Phase.WAITING, Phase.PROGRESSING):
+            return f"it is {state.phase}: it cannot be paused there"
     return ""
 
 
@@ -105,8 +107,8 @@ def form_of(change: Change, state: State, policy: Policy | None) -> Iterator[tup
     if description := form.get("description"):
         yield "what", description
     yield "requested by", change.requested_by or "unknown"
-    if author := form.get("author"):
-        yield "author", f"{author} (claimed, not verified)"
+    if change.author:
+        yield "author", f"{change.author} (claimed, not verified)"
     for target in state.targets:
         before = target.stable_revision or "nothing, it is the first"
         yield "deployment", f"{target.name}, {target.replicas} replicas: revision {before} → {target.revision}"
@@ -118,6 +120,8 @@ def form_of(change: Change, state: State, policy: Policy | None) -> Iterator[tup
             yield name.replace("-", " "), text
     if policy := state.policy or policy:
         yield "steps", ", ".join(f"{step.weight} % for {format_duration(step.bake)}" for step in policy.steps)
+    if state.approval:
+        yield "approval", state.approval
     yield "is at", f"{state.phase}: {state.reason or 'not seen yet'}{f', {state.message}' if state.message else ''}"
 
 
@@ -135,10 +139,6 @@ def _images(template: Json) -> dict[str, str]:
     return {container["name"]: str(container.get("image", "")) for container in containers}
 
 
-def right(change: Change, act: Act) -> str:
+def right(change: Change, action: Action) -> str:
     """The command that says whether one may."""
-    return f"kubectl auth can-i {act.verb} changetypes.serin.dev/{change.type} -n {change.namespace}"
-
-
-def follow(change: Change) -> str:
-    return f"kubectl serin status -w {named(change)}"
+    return f"kubectl auth can-i {action.verb} changetypes.serin.dev/{change.type} -n {change.namespace}"

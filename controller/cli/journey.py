@@ -11,7 +11,19 @@ from rich.text import Text
 from controller.cli.waits import Wait, waiting
 from controller.core.change import printable
 from controller.core.codec import format_duration
-from controller.core.model import Change, Evidence, Phase, Stage, State, Strategy, Target, Transition, Verdict
+from controller.core.model import (
+    Change,
+    Evidence,
+    Phase,
+    Review,
+    Ruling,
+    Stage,
+    State,
+    Strategy,
+    Target,
+    Transition,
+    Verdict,
+)
 from controller.core.policy import Policy, Step
 
 BAR = 20
@@ -25,6 +37,7 @@ STYLES = {
     Phase.ROLLING_BACK: "red",
     Phase.ROLLED_BACK: "red",
     Phase.SUPERSEDED: "yellow",
+    Phase.DENIED: "red",
 }
 VERDICT_STYLES = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yellow"}
 DONE, NOW, NEXT, FAILED = ("✔", "green"), ("▶", "cyan"), ("·", "dim"), ("✘", "red")
@@ -36,7 +49,12 @@ def journey(change: Change, state: State, policy: Policy | None, now: datetime) 
     if policy := state.policy or policy:
         parts += [_steps(state, policy, now), ""]
     wait = waiting(change, state, policy)
-    parts.append(_wait(wait, now) if wait else _outcome(state))
+    if state.phase.terminal:
+        parts.append(_outcome(state, now))
+    if wait:
+        parts.append(_wait(wait, now))
+    if state.decisions:
+        parts += ["", Text("Decisions (UTC)", "bold"), _decisions(state.decisions, now)]
     if state.evidence:
         parts += ["", Text("Evidence", "bold"), _evidence(state.evidence, now)]
     if state.history:
@@ -84,6 +102,10 @@ def _header(change: Change, state: State, now: datetime) -> Table:
         table.add_row("what", _text(description))
     asked = f", {length(now - change.created_at)} ago" if change.created_at else ""
     table.add_row("requested by", _text((change.requested_by or "unknown") + asked))
+    if change.author:
+        table.add_row("author", _text(f"{change.author} (claimed, not verified)"))
+    if state.approval:
+        table.add_row("approval", _text(state.approval))
     for target in state.targets:
         table.add_row("deployment", _text(_target(target)))
         table.add_row("strategy", _text(f"{target.strategy}, {target.strategy_reason}"))
@@ -188,7 +210,7 @@ def _command(label: str, command: str) -> list[Text]:
     return [head, Text("  " + " \\\n    ".join(lines), "bold", no_wrap=True)]
 
 
-def _outcome(state: State) -> Table:
+def _outcome(state: State, now: datetime) -> Table:
     table = _pairs()
     table.add_row(Text("outcome", "bold"), _text(state.message, STYLES[state.phase]))
     if began := next((r for r in state.history if state.cause and r.reason == state.cause), None):
@@ -199,7 +221,30 @@ def _outcome(state: State) -> Table:
         table.add_row("way on", "apply a mended template under a new change ID; this one stays rejected")
     elif state.phase is Phase.ROLLED_BACK:
         table.add_row("way on", "nothing speaks against this revision; apply it again under a new change ID")
+    if state.closed_at:
+        table.add_row("closed", f"{clock(state.closed_at, now)} UTC")
     return table
+
+
+def _decisions(rulings: Iterable[Ruling], now: datetime) -> Table:
+    table = _grid(3)
+    for ruling in rulings:
+        said = [ruling.reason, f"tests: {ruling.tests}" if ruling.tests else "", *_review(ruling.review)]
+        if ruling.expires_at:
+            said.append(f"until {clock(ruling.expires_at, now)}")
+        text = f"by {ruling.by}" + "".join(f"; {words}" for words in said if words)
+        if ruling.refusal:
+            text = f"does not count: {ruling.refusal}; it was {text}"
+        style = "red" if ruling.refusal else "green"
+        table.add_row(f"  {clock(ruling.at, now)}", Text(ruling.action, style), _text(text))
+    return table
+
+
+def _review(review: Review | None) -> Iterable[str]:
+    if review is None:
+        return []
+    follow_ups = [f"to do: {text}" for text in review.follow_ups]
+    return [review.outcome, review.success_criteria, f"learned: {review.lessons_learned}", *follow_ups]
 
 
 def _evidence(all_evidence: Iterable[Evidence], now: datetime) -> Table:

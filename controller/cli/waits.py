@@ -10,7 +10,7 @@ from controller.core.model import Change, Phase, Stage, State
 from controller.core.policy import ChangeType, LowTraffic, Policy
 
 SERIN, REQUESTER, SRE = "Serin's, by itself", "the requester's", "an SRE's"
-APPROVER = "an approver's"
+APPROVER, REVIEWER = "an approver's", "a reviewer's"
 APPROVERS = {ChangeType.NORMAL: "an engineering manager's", ChangeType.EMERGENCY: "the CTO's"}
 
 
@@ -70,7 +70,7 @@ TURNS: Mapping[str, Turn] = {
     "TestsUnverified": gate("approve --tests 'TEXT OR LINK'", "approve"),
     "ApprovalDenied": gate("rollback --reason 'denied afterwards'", "rollback", held=True),
     "Paused": gate("resume", "pause", held=True),
-    "ReviewOverdue": Turn("a reviewer's", "kubectl serin review {other} -n {namespace}", "review", held=True),
+    "ReviewOverdue": Turn(REVIEWER, "kubectl serin review {other} -n {namespace}", "review", held=True),
     # What was asked for
     "InvalidChangeID": by_requester(NEW_ID),
     "DuplicateChangeID": by_requester(NEW_ID),
@@ -141,9 +141,9 @@ def held(state: State) -> bool:
 
 
 def waiting(change: Change, state: State, policy: Policy | None) -> Wait | None:
-    """None when the change has ended. `policy`: its own, or that of its type while it has not started."""
+    """None when the change is closed. `policy`: its own, or that of its type while it has not started."""
     if state.phase.terminal:
-        return None
+        return _after_the_end(change, state)
     if not state.reason:
         return Wait("the controller to see it", SRE, command="kubectl get pods -n serin-system  # is it running?")
     turn = turn_of(state)
@@ -157,6 +157,22 @@ def waiting(change: Change, state: State, policy: Policy | None) -> Wait | None:
         way_back=_fill(_way_back(state), change, state),
         verb=turn.verb,
     )
+
+
+def _after_the_end(change: Change, state: State) -> Wait | None:
+    """The review that closes the record, and the approval of what started on a declaration."""
+    if state.closed_at or not state.review_due_at:
+        return None
+    warning = next((w for w in state.warnings if w.startswith("Approval")), "")
+    if not warning:
+        command = f"kubectl serin review {named(change)}"
+        what = "its post-implementation review, by someone who did not ask for it"
+        return Wait(what, REVIEWER, state.review_due_at, "ReviewOverdue", command, verb="review")
+    turn = APPROVERS.get(change.type, APPROVER) if change.type else APPROVER
+    command, back = f"kubectl serin approve {named(change)}", ""
+    if state.phase is Phase.COMPLETED and state.targets:
+        back = f"kubectl serin revert {state.targets[0].name} -n {change.namespace}"
+    return Wait(warning, turn, state.review_due_at, "", command, back, verb="approve")
 
 
 def _way_back(state: State) -> str:

@@ -9,7 +9,20 @@ from rich.console import Console
 
 from controller.cli.journey import journey
 from controller.core.codec import Ratio
-from controller.core.model import Breach, Change, Evidence, Phase, Stage, State, Strategy, Target, Transition, Verdict
+from controller.core.model import (
+    Action,
+    Breach,
+    Change,
+    Evidence,
+    Phase,
+    Ruling,
+    Stage,
+    State,
+    Strategy,
+    Target,
+    Transition,
+    Verdict,
+)
 from controller.core.policy import ChangeType, Policy, Slo, Step
 
 START = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
@@ -76,8 +89,15 @@ PASSING = (
     ),
 )
 WAITING = State(
-    reason="AwaitingApproval", message="normal changes need 1 approval(s)", entered_at=START, targets=(TARGET,)
+    reason="AwaitingApproval",
+    message="needs an approval by who may approve changetypes/normal, but not alice@example.com",
+    entered_at=START,
+    revision=TARGET.revision,
+    requesters=("alice@example.com",),
+    approval="0 of 1",
+    targets=(TARGET,),
 )
+RULING = Ruling("uid", Action.APPROVE, "alice@example.com", after(0.5), TARGET.revision)
 BAKING = State(
     phase=Phase.PROGRESSING,
     step=2,
@@ -223,6 +243,68 @@ JOURNEYS: dict[str, tuple[Change, State, Policy | None]] = {
             message="the new revision is the stable one",
             low_evidence=True,
             ended_at=after(14.9),
+        ),
+        None,
+    ),
+    "awaiting-the-review": (
+        replace(CHANGE, author="dave"),
+        replace(
+            PROMOTING,
+            phase=Phase.COMPLETED,
+            stage=None,
+            weight=0,
+            reason="Completed",
+            message="the new revision is the stable one",
+            ended_at=after(14.9),
+            review_due_at=after(14.9 + 7 * 24 * 60),
+            approval="1 of 1: bob",
+            decisions=(
+                replace(RULING, refusal="SelfApproval: alice@example.com asked for CHG-20261123-001", uid="1"),
+                replace(RULING, by="bob", tests="https://ci.example.com/7"),
+            ),
+        ),
+        None,
+    ),
+    "denied-afterwards": (
+        replace(CHANGE, type=ChangeType.EMERGENCY),
+        replace(
+            PROMOTING,
+            phase=Phase.COMPLETED,
+            stage=None,
+            weight=0,
+            reason="Completed",
+            message="the new revision is the stable one",
+            ended_at=after(14.9),
+            review_due_at=after(24 * 60),
+            approval="declared; approval follows",
+            decisions=(replace(RULING, action=Action.DENY, by="cto", reason="that was no emergency"),),
+            warnings=(
+                "ApprovalDenied: cto denied it afterwards: that was no emergency; revert it (kubectl serin revert) or "
+                "accept it: kubectl serin approve CHG-20261123-001 -n shop",
+            ),
+        ),
+        None,
+    ),
+    "denied": (
+        CHANGE,
+        replace(
+            WAITING,
+            phase=Phase.DENIED,
+            reason="Denied",
+            message="bob denied it: not before the sale",
+            ended_at=after(5),
+            closed_at=after(5),
+            decisions=(replace(RULING, action=Action.DENY, by="bob", reason="not before the sale"),),
+        ),
+        POLICY,
+    ),
+    "paused": (
+        CHANGE,
+        replace(
+            BAKING,
+            reason="Paused",
+            message="by bob since 08:13 UTC: users complain; kubectl serin resume CHG-20261123-001 -n shop",
+            decisions=(replace(RULING, action=Action.PAUSE, by="bob", reason="users complain"),),
         ),
         None,
     ),
