@@ -235,6 +235,30 @@ class Transition:
 
 
 @dataclass(frozen=True)
+class Receipt:
+    """A sink acknowledged a notice."""
+
+    sink: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Told:
+    """A notice to people, and how far it got. Its words are kept until every sink that is owed it has it."""
+
+    what: str
+    """Its name within the change."""
+    kind: str
+    at: datetime
+    audience: tuple[str, ...] = ()
+    text: str = ""
+    command: str = ""
+    owed: tuple[str, ...] = ()
+    """Sinks that have not acknowledged it yet."""
+    receipts: tuple[Receipt, ...] = ()
+
+
+@dataclass(frozen=True)
 class State:
     """The status of a ChangeRequest: all that the controller remembers of a change."""
 
@@ -286,6 +310,10 @@ class State:
     history: tuple[Transition, ...] = ()
     warnings: tuple[str, ...] = ()
     """`Reason: text` of what someone should mend, though the change goes on without it."""
+    told: tuple[Told, ...] = ()
+    """What people were told, or are still owed, oldest first."""
+    notified_at: datetime | None = None
+    """When a sink of the CTO's acknowledged that this emergency was declared."""
     schema: int = 1
 
     def target(self, name: str) -> Target | None:

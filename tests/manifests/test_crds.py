@@ -23,6 +23,7 @@ from controller.core.model import (
     Floor,
     Outcome,
     Phase,
+    Receipt,
     Review,
     RouteOriginal,
     Ruling,
@@ -31,6 +32,7 @@ from controller.core.model import (
     State,
     Strategy,
     Target,
+    Told,
     Transition,
     Verdict,
 )
@@ -208,6 +210,19 @@ FULL = State(
     evidence=(Evidence("error-rate", "shop", Verdict.FAIL, "20%", "1%", "too many", 100, 20, MOMENT),),
     history=(Transition(MOMENT, Phase.PROGRESSING, 1, 50, "Advanced", "step 2 of 3: 50 %", Stage.ROLL),),
     warnings=("PolicyNotFound: there is no ChangePolicy normal",),
+    told=(
+        Told(
+            "transition/Progressing.1/2026-11-23T08:00:00.000Z",
+            "dev.serin.change.started",
+            MOMENT,
+            ("requester",),
+            "shop/CHG-20261101-001 (normal): started",
+            "kubectl serin status CHG-20261101-001 -n shop",
+            ("chat",),
+            (Receipt("pager", MOMENT),),
+        ),
+    ),
+    notified_at=MOMENT,
 )
 
 
