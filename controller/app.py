@@ -217,13 +217,14 @@ class _Process:
 
     async def look_at_all(self) -> None:
         """Every so often everything is looked at, event or not."""
+        self._add_all(ended=True)  # their reviews, and what people are still owed, are this process's now
         while True:
-            self._add_all()
             await asyncio.sleep(self.settings.resync.total_seconds())
+            self._add_all()
 
-    def _add_all(self) -> None:
+    def _add_all(self, *, ended: bool = False) -> None:
         for known in self.cluster.changes.list():
-            if not known.state.phase.terminal or known.change.finalizer:
+            if ended or not known.state.phase.terminal or known.change.finalizer:
                 self._look_at(Key("ChangeRequest", known.change.namespace, known.change.name))
         for d in self.cluster.deployments.list():
             if d.held:

@@ -6,7 +6,7 @@ first write of a rollback, which waits for nothing.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -16,7 +16,8 @@ import structlog
 from controller.core.change import check_id
 from controller.core.decide import decide, recheck_after, worth_committing
 from controller.core.intake import Ask, LetGo, Record, Rehold, intake, refused_name
-from controller.core.model import Change, Deployment, Held, Measurements, Observation, Phase, Ruling, State
+from controller.core.model import Change, Deployment, Held, Measurements, Observation, Phase, Receipt, Ruling, State
+from controller.core.notices import Route, next_deadline, tell
 from controller.core.plan import Intent, plan
 from controller.core.policy import Policy, Step
 from controller.errors import ForbiddenError, LeaseLostError, PermanentError
@@ -26,6 +27,8 @@ log = structlog.get_logger()
 NO_POLICY = Policy(steps=(Step(100, timedelta()),))
 """Stands in while there is none: `policy_unusable` holds the change before any of it is used."""
 SOON = timedelta(milliseconds=20)
+LAST_WORDS_MAX = timedelta(seconds=30)
+"""A ChangeRequest that was deleted stays that long at the most for people to be told of its end."""
 
 
 class Known(Protocol):
@@ -35,6 +38,26 @@ class Known(Protocol):
     def state(self) -> State: ...
     @property
     def unreadable(self) -> str: ...
+
+
+class Outbox(Protocol):
+    """Where notices go: who is told what, and what was acknowledged and is not in the status yet."""
+
+    @property
+    def routes(self) -> Sequence[Route]: ...
+    def receipts(self, change: Change) -> Sequence[tuple[str, Receipt]]: ...
+
+
+class Nobody:
+    """The outbox without a sink."""
+
+    routes: Sequence[Route] = ()
+
+    def receipts(self, change: Change) -> Sequence[tuple[str, Receipt]]:
+        return ()
+
+
+NOBODY = Nobody()
 
 
 class Key(Protocol):
@@ -83,8 +106,9 @@ class Reconciler:
         leads: Callable[[], bool],
         measured: Callable[[str, str], Measurements | None],
         now: Callable[[], datetime],
+        outbox: Outbox = NOBODY,
     ) -> None:
-        self._reads, self._writes, self._reports = reads, writes, reports
+        self._reads, self._writes, self._reports, self._outbox = reads, writes, reports, outbox
         self._leads, self._measured, self._now = leads, measured, now
         self._committed: dict[tuple[str, str], tuple[str, State]] = {}
         self._refused: dict[tuple[str, str], str] = {}
@@ -173,18 +197,20 @@ class Reconciler:
 
     async def _conclude(self, change: Change, before: State) -> timedelta | None:
         """What has ended lets its object go, and waits for its review."""
-        if change.finalizer:
+        now, policy = self._now(), before.policy or NO_POLICY
+        last_words = change.deleting and any(told.owed for told in before.told)
+        stays = last_words and before.ended_at is not None and now - before.ended_at < LAST_WORDS_MAX
+        if change.finalizer and not stays:
             self._may_write()
             await self._writes.finalizer(change, present=False)
             return SOON
-        if before.closed_at or change.deleting:
-            self._reports.decision(change, before, before, Observation(change, {}, None))
-            return None
-        observation = await self._reads.conclusion(change, before)
-        now, policy = self._now(), before.policy or NO_POLICY
-        after = decide(before, observation, policy, now)
-        await self._commit(change, before, after, observation)
-        return recheck_after(after, policy, now)
+        observation = Observation(change, {}, None)
+        if not before.closed_at and not change.deleting:
+            observation = await self._reads.conclusion(change, before)
+        after = decide(before, observation, policy, now) if not change.deleting else before
+        if change.finalizer or not change.deleting:
+            after = await self._commit(change, before, after, observation)
+        return timedelta(seconds=1) if stays else _look_again(after, policy, now)
 
     async def _cycle(self, change: Change, before: State) -> timedelta | None:
         key = (change.namespace, change.name)
@@ -214,20 +240,25 @@ class Reconciler:
             self._may_write()
             await self._writes.finalizer(change, present=True)
             return SOON
-        await self._commit(change, before, after, observation)
+        after = await self._commit(change, before, after, observation)
         if not turning_back:
             wrote = await self._apply(after, observation)
         moved = (before.phase, before.stage, before.step) != (after.phase, after.stage, after.step)
         judged = after.reason == "Judged"
-        return SOON if wrote or moved or judged else recheck_after(after, policy, now)
+        return SOON if wrote or moved or judged else _look_again(after, policy, now)
 
-    async def _commit(self, change: Change, before: State, after: State, observation: Observation) -> None:
+    async def _commit(self, change: Change, before: State, after: State, observation: Observation) -> State:
+        """What was committed: the state, with what people are to be told of it."""
+        policy = after.policy or observation.policy or NO_POLICY
+        outbox = self._outbox
+        after = tell(before, after, change, policy, self._now(), outbox.routes, outbox.receipts(change))
         if worth_committing(before, after):
             self._may_write()
             version = await self._writes.commit(change, after)
             self._committed[change.namespace, change.name] = (version, after)
             self._events(change, before, after, observation)
         self._reports.decision(change, before, after, observation)
+        return after
 
     async def _apply(self, state: State, observation: Observation, verdict_at: datetime | None = None) -> bool:
         intent = plan(state, observation)
@@ -348,6 +379,7 @@ WARNINGS = frozenset(
         "NoData",
         "NoReferenceGrant",
         "NoSuchBucket",
+        "NotificationOverdue",
         "NotHeld",
         "OverLimit",
         "OwnedByAnotherController",
@@ -381,6 +413,12 @@ def _says(change: Change, record: Record) -> bool:
         and all(spec.get(key) == value for key, value in wanted.items())
         and ("problem" in wanted or not spec.get("problem"))
     )
+
+
+def _look_again(state: State, policy: Policy, now: datetime) -> timedelta | None:
+    moment = next_deadline(state, policy, now)
+    waits = (recheck_after(state, policy, now), moment - now if moment else None)
+    return min((wait for wait in waits if wait is not None), default=None)
 
 
 def _at(change: Change, version: str) -> Change:
