@@ -313,7 +313,7 @@ class State:
     told: tuple[Told, ...] = ()
     """What people were told, or are still owed, oldest first."""
     notified_at: datetime | None = None
-    """When a sink of the CTO's acknowledged that this emergency was declared."""
+    """When the CTO had heard of this emergency: a sink of his acknowledged it, or he decided about it."""
     schema: int = 1
 
     def target(self, name: str) -> Target | None:

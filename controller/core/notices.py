@@ -71,7 +71,7 @@ def tell(
     receipts: Sequence[tuple[str, Receipt]] = (),
 ) -> State:
     """`after` with what people are to be told of it, and with what sinks have acknowledged (`what`, receipt)."""
-    state = _receive(after, receipts, sinks)
+    state = _heard(_receive(after, receipts, sinks), policy)
     state = replace(state, warnings=_warnings(state, change, policy, now))
     known = {told.what for told in state.told}
     for notice in _arising(before, state, change, policy, now):
@@ -116,6 +116,13 @@ def _receive(state: State, receipts: Sequence[tuple[str, Receipt]], sinks: Seque
             state = replace(state, notified_at=receipt.at)
         state = replace(state, told=told)
     return state
+
+
+def _heard(state: State, policy: Policy) -> State:
+    """Whoever decides about an emergency has heard of it, by whatever way."""
+    mine = [r.at for r in state.decisions if r.counts and r.action in (Action.APPROVE, Action.DENY)]
+    after = policy.approval.when is When.AFTER
+    return replace(state, notified_at=min(mine)) if after and mine and state.notified_at is None else state
 
 
 def _acknowledged(told: Told, receipt: Receipt) -> Told:

@@ -324,7 +324,7 @@ def test_nobody_approving_an_emergency_is_seen() -> None:
     desk = Desk(ChangeType.EMERGENCY)
     desk.pass_by(20 * MINUTE)
     texts = desk.after_the_end(timedelta(days=1)).warnings
-    assert [text.partition(":")[0] for text in texts] == ["ApprovalOverdue", "ReviewOverdue"]
+    assert [text.partition(":")[0] for text in texts] == ["ApprovalOverdue", "ReviewOverdue", "NotificationOverdue"]
 
 
 def test_an_emergency_that_is_denied_stands_still_until_it_goes_back_or_is_accepted() -> None:

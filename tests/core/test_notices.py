@@ -245,6 +245,16 @@ def test_an_acknowledgement_of_a_sink_that_is_not_the_ctos_does_not_count() -> N
     assert "dev.serin.notification.overdue" in [told.kind for told in story.state.told], "the record keeps it"
 
 
+def test_a_cto_who_has_decided_has_heard_of_it() -> None:
+    story = declared()
+    story.wait(HOUR)
+    story.commit(replace(story.state, decisions=(ruling(Action.APPROVE, "NotAuthorized: bob may not"),)))
+    assert (story.state.notified_at, len(story.state.warnings)) == (None, 1)
+    story.commit(replace(story.state, decisions=(ruling(Action.APPROVE),)))
+    assert story.state.notified_at == NOW
+    assert not story.state.warnings
+
+
 def test_without_a_sink_for_the_cto_the_warning_says_so() -> None:
     story = declared()
     story.wait(HOUR)
