@@ -7,6 +7,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from controller.core.codec import JSON, FieldError, Ratio, decode, format_duration
+from controller.core.windows import Window, check_window
 
 
 class ChangeType(StrEnum):
@@ -141,6 +142,7 @@ class Policy:
     steps: tuple[Step, ...]
     approval: Approval = Approval()
     review: ReviewRules = ReviewRules()
+    window: Window = field(default_factory=Window)
     metrics: Source = Source()
     error_rate: ErrorRate = ErrorRate()
     slos: tuple[Slo, ...] = ()
@@ -165,6 +167,20 @@ class Policy:
     @property
     def rules(self) -> tuple[Rule, ...]:
         return (self.error_rate, *self.slos)
+
+    def needs(self, *, canary: bool = True) -> timedelta:
+        """How long a change is expected to take from its start to its end, when nothing goes wrong and users are few.
+
+        With a canary: every bake, twice over where too few requests prolong it (`checks.low_traffic_until`); one
+        `progress_deadline` for all pods to get ready, those of the steps and those of the rolling update; and the
+        drain. Without one: the rolling update and the last step's bake, in which it is watched. Waits for data, and
+        the way back, are not in it.
+        """
+        if not canary:
+            return self.health.progress_deadline + self.steps[-1].bake
+        bakes = sum((step.bake for step in self.steps), timedelta())
+        prolonged = 2 if self.low_traffic is LowTraffic.CONTINUE else 1
+        return prolonged * bakes + self.health.progress_deadline + self.drain_max
 
 
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
@@ -207,6 +223,7 @@ def parse_policy(spec: JSON, presets: frozenset[str]) -> Policy:
     if bad := next((name for name in policy.incidents.labels if not _LABEL.fullmatch(name)), None):
         raise FieldError("spec.incidents.labels", bad, "write a Prometheus label name: letters, digits and _")
     _check_approval(policy.approval)
+    check_window(policy.window)
     return policy
 
 

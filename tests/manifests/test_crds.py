@@ -6,6 +6,7 @@ import json
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -324,6 +325,9 @@ def policy(**fields: Any) -> Schema:
     return {"apiVersion": "serin.dev/v1alpha1", "kind": "ChangePolicy", "metadata": meta, "spec": spec}
 
 
+RECURRENCE = {"name": "night", "rrule": "FREQ=DAILY", "start": "02:00", "duration": "2h", "zone": "Europe/Berlin"}
+
+
 def apply_dry(cluster: Bed, manifest: Schema) -> str:
     done = cluster.kubectl_result("apply", "--server-side", "--dry-run=server", "-f", "-", stdin=json.dumps(manifest))
     return "" if done.returncode == 0 else done.stderr
@@ -354,6 +358,23 @@ def apply_dry(cluster: Bed, manifest: Schema) -> str:
         ({"slos": [{"name": "a", "objective": "99%"}] * 2}, "spec.slos", "duplicate entries for key"),
         ({"slos": [{"name": "a", "objective": "99%", "burnMax": 0}]}, "spec.slos[0].burnMax", "greater than 0"),
         ({"incidents": {"labels": {}}}, "spec.incidents.labels", "at least 1 properties"),
+        (
+            {"window": {"opens": [RECURRENCE | {"start": "2 am"}]}},
+            "spec.window.opens[0].start",
+            "write the time on the",
+        ),
+        ({"window": {"opens": [{"name": "night"}]}}, "spec.window.opens[0].zone", "Required value"),
+        ({"window": {"freezes": [{"reason": "why"}]}}, "spec.window.freezes[0].owner", "Required value"),
+        (
+            {
+                "window": {
+                    "freezes": [{"reason": "why", "owner": "SRE", "every": RECURRENCE, "until": "2026-12-28T00:00:00Z"}]
+                }
+            },
+            "spec.window.freezes[0]",
+            "write either from and until, or every",
+        ),
+        ({"window": {"onClose": "stop"}}, "spec.window.onClose", '"finish", "hold", "rollBack"'),
         ({"stepz": []}, ".spec.stepz", "field not declared in schema"),
     ],
 )
@@ -367,6 +388,28 @@ def test_a_malformed_policy_is_refused_with_the_field_and_the_mend(
 
 def test_a_policy_is_named_for_its_type(cluster: Bed) -> None:
     assert "name the policy for the change type" in apply_dry(cluster, policy() | {"metadata": {"name": "fast"}})
+
+
+def test_an_emergency_has_no_window(cluster: Bed) -> None:
+    window = policy(window={"opens": [RECURRENCE]})
+    assert apply_dry(cluster, window) == ""
+    assert "an emergency starts at once" in apply_dry(cluster, window | {"metadata": {"name": "emergency"}})
+
+
+def test_a_window_survives_the_api_server(cluster: Bed) -> None:
+    christmas = {"reason": "Christmas", "owner": "SRE", "from": "2026-12-18T00:00:00.000Z"}
+    freezes = [
+        christmas | {"until": "2026-12-28T00:00:00.000Z"},
+        {"reason": "why", "owner": "SRE", "every": RECURRENCE},
+    ]
+    window = {"opens": [RECURRENCE | {"since": "2026-11-23"}], "freezes": freezes, "onClose": "hold"}
+    spec = policy(window=window)["spec"]
+    name = "chg-20261101-003"
+    cluster.apply(request(name))
+    put_status(cluster, name, replace(FULL, policy=codec.decode(Policy, spec)))
+    stored = cluster.get("chg", name)["status"]["policy"]
+    assert stored["window"] == window
+    assert codec.decode(Policy, stored) == codec.decode(Policy, spec)
 
 
 def test_the_shipped_policies_are_accepted(cluster: Bed) -> None:
