@@ -6,6 +6,7 @@ import signal
 import socket
 import uuid
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
@@ -147,7 +148,9 @@ class _Process:
 
     def _running(self) -> Iterable[tuple[Change, State]]:
         return [
-            (k.change, k.state) for k in self.cluster.changes.list() if not k.state.phase.terminal and not k.unreadable
+            (k.change, replace(k.state, policy=k.state.policy or self.cluster.policy(k.change)))
+            for k in self.cluster.changes.list()
+            if not k.state.phase.terminal and not k.unreadable
         ]
 
     def _measured(self, namespace: str, change: str) -> Measurements | None:

@@ -7,12 +7,14 @@ from typing import NoReturn, Protocol
 
 import structlog
 
+from controller.core.gates import ABOUT_STABLE
 from controller.core.model import Change, Measurements, Phase, State, Strategy, Target
 from controller.core.policy import Policy
 from controller.metrics.source import Subject
 
 log = structlog.get_logger()
 
+UNDER_WATCH = (Phase.PROGRESSING, Phase.PROMOTING, Phase.ROLLING_BACK)
 SLACK = timedelta(minutes=1)
 """Increments need the sample before the first one that is wanted."""
 
@@ -23,7 +25,10 @@ class Source(Protocol):
 
 
 class Measuring:
-    """`running`: the changes that are not over, with their states. `wake` is told which have new measurements."""
+    """`running`: the changes that are not over, with their states; each state has the policy that is to be asked about.
+
+    `wake` is told which have new measurements.
+    """
 
     def __init__(
         self,
@@ -73,16 +78,13 @@ class Measuring:
 
 
 def subjects_of(change: Change, state: State, now: datetime) -> Iterable[Subject]:
-    """What to ask about a change: nothing before any of it is exposed."""
+    """What to ask about a change: how stable does when it is about to start, and both once any of it is exposed."""
     policy = state.policy
-    if (
-        policy is None
-        or state.weighted_at is None
-        or state.phase not in (Phase.PROGRESSING, Phase.PROMOTING, Phase.ROLLING_BACK)
-    ):
+    exposed = state.weighted_at is not None and state.phase in UNDER_WATCH
+    if policy is None or not (exposed or state.reason in ABOUT_STABLE):
         return
     for target in state.targets:
-        if target.strategy is Strategy.CANARY or target.replica_set:
+        if target.strategy is Strategy.CANARY or target.replica_set or not exposed:
             yield Subject(
                 namespace=change.namespace,
                 change=change.name,
@@ -90,10 +92,14 @@ def subjects_of(change: Change, state: State, now: datetime) -> Iterable[Subject
                 policy=policy,
                 preset=policy.metrics.preset if target.strategy is Strategy.CANARY else "pods",
                 services=target.services,
-                canary_pods=f"{target.canary}-" if target.strategy is Strategy.CANARY else f"{target.replica_set}-",
+                canary_pods=_canary_pods(target) if exposed else "",
                 stable_pods=f"{target.stable_replica_set}-",
                 since=_since(state, target, policy, now),
             )
+
+
+def _canary_pods(target: Target) -> str:
+    return f"{target.canary}-" if target.strategy is Strategy.CANARY else f"{target.replica_set}-"
 
 
 def _since(state: State, target: Target, policy: Policy, now: datetime) -> datetime:

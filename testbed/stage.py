@@ -19,7 +19,7 @@ from testbed.waiting import answers, eventually
 ROOT = Path(__file__).resolve().parent.parent
 LISTEN_PORT = 9810
 GATEWAY = {"name": "contour", "namespace": "projectcontour"}
-TERMINAL = ("Completed", "RolledBack", "Superseded")
+TERMINAL = ("Completed", "RolledBack", "Superseded", "Denied")
 
 _PROBE = """
 apiVersion: apps/v1

@@ -300,6 +300,10 @@ class Cluster:
             return decision
         return replace(decision, authorized=allowed)
 
+    def policy(self, change: Change) -> Policy | None:
+        """The one in force for its type, if it can be used."""
+        return self._policy_for(change)[0]
+
     def _policy_for(self, change: Change) -> tuple[Policy | None, str]:
         if change.type is None:
             return None, "UnknownType: the type must be standard, normal or emergency"

@@ -299,6 +299,7 @@ RULES = {
             gates.tests_unverified,
             gates.review_overdue,
             checks.metrics_unreachable,
+            gates.stable_out_of_budget,
         ),
         advance=start,
     ),

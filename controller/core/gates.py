@@ -5,9 +5,11 @@ Checks like those of `checks`; what is pre-approved (a revert) or bypassed does 
 
 from datetime import datetime
 
+from controller.core import slo
 from controller.core.checks import Finding
+from controller.core.codec import format_ratio
 from controller.core.decisions import approvals, bypass, last, objection, pause
-from controller.core.model import Action, Observation, Phase, State
+from controller.core.model import Action, Observation, Phase, State, Strategy
 from controller.core.policy import ChangeType, FirstDeployment, Policy, When
 
 
@@ -76,6 +78,36 @@ def review_overdue(state: State, observation: Observation, policy: Policy, now: 
                 f"the review of {other.change_id} was due {other.review_due_at:%Y-%m-%d %H:%M} UTC: "
                 f"kubectl serin review {other.change_id} -n {other.namespace}",
             )
+    return None
+
+
+ABOUT_STABLE = ("CheckingStable", "StableOutOfBudget")
+"""While a change waits for one of these, stable is measured."""
+
+
+def stable_out_of_budget(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """The service breaks a limit already: a change would make it worse, and could not be told from it.
+
+    An approver may say that it starts all the same; an Emergency does, it may be the cure.
+    """
+    if observation.change.type is ChangeType.EMERGENCY or free(state, observation, policy, now):
+        return None
+    if any(ruling.over_budget for ruling in approvals(state, observation, now)):
+        return None
+    arms = observation.measurements.arms if observation.measurements else {}
+    for target in state.targets:
+        for rule in policy.rules if target.stable_revision else ():
+            arm = arms.get((target.name, rule.name, "stable"))
+            if arm is None:
+                if target.strategy is Strategy.CANARY:
+                    return Finding("CheckingStable", f"asking how {target.name} does before anything is changed")
+                continue
+            bad, total = slo.window(arm.samples, max((s.at for s in arm.samples), default=now), rule.window)
+            if total >= policy.min_requests and slo.exceeds(bad, total, rule.bad_ratio_max):
+                share = f"{format_ratio(round(bad / total, 4))} bad, limit {format_ratio(rule.bad_ratio_max)}"
+                way_on = f"mend that, or approve it knowing that: {_run('approve', observation)} --over-budget"
+                message = f"{rule.name} of {target.name} is broken before the change: {share}; {way_on}"
+                return Finding("StableOutOfBudget", message)
     return None
 
 

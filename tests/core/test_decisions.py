@@ -10,7 +10,7 @@ import yaml
 
 from controller.core import decisions, gates
 from controller.core.decide import RULES
-from controller.core.model import Action, Change, Decision, Other, Outcome, Phase, Review, Ruling, State
+from controller.core.model import Action, Change, Decision, Measurements, Other, Outcome, Phase, Review, Ruling, State
 from controller.core.policy import ChangeType, Policy, parse_policy
 from controller.metrics.presets import PRESETS
 from tests.simulation.test_world import SHIPPED
@@ -203,6 +203,42 @@ def test_each_gate_holds_alone(monkeypatch: pytest.MonkeyPatch, gate: Any) -> No
     rules = RULES[Phase.WAITING]
     monkeypatch.setitem(RULES, Phase.WAITING, replace(rules, hold=tuple(r for r in rules.hold if r is not gate)))
     assert scene().phase is Phase.PROGRESSING
+
+
+class Ailing(Desk):
+    """Before the change a twentieth of the requests fails already."""
+
+    def measurements(self) -> Measurements:
+        found = super().measurements()
+        sick = {
+            key: replace(arm, samples=tuple(replace(s, bad=s.total / 20) for s in arm.samples))
+            for key, arm in found.arms.items()
+            if key[2] == "stable"
+        }
+        return replace(found, arms={**found.arms, **sick})
+
+
+def test_a_service_that_is_out_of_budget_is_left_alone_unless_an_approver_knows() -> None:
+    desk = Ailing()
+    desk.decide(Action.APPROVE, tests="yes")
+    state = desk.pass_by(5 * MINUTE)
+    assert (state.phase, state.reason) == (Phase.WAITING, "StableOutOfBudget")
+    assert "error-rate of shop is broken before the change: 5% bad, limit 1%" in state.message
+    desk.decide(Action.APPROVE, by="carol", tests="yes", over_budget=True)
+    assert desk.pass_by(MINUTE).phase is Phase.PROGRESSING
+
+
+def test_a_service_that_is_out_of_budget_may_get_an_emergency() -> None:
+    assert Ailing(ChangeType.EMERGENCY).state.phase is Phase.PROGRESSING
+
+
+def test_without_its_gate_a_change_starts_over_a_broken_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = RULES[Phase.WAITING]
+    kept = tuple(rule for rule in rules.hold if rule is not gates.stable_out_of_budget)
+    monkeypatch.setitem(RULES, Phase.WAITING, replace(rules, hold=kept))
+    desk = Ailing()
+    desk.decide(Action.APPROVE, tests="yes")
+    assert desk.pass_by(5 * MINUTE).phase is Phase.PROGRESSING
 
 
 # --- No, stop, back, and on ---

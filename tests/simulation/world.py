@@ -343,12 +343,13 @@ class World:
 
     def measurements(self) -> Measurements:
         problem = "PrometheusUnreachable: no answer" if self.silent else ""
-        if self.silent or not self.named:
+        if self.silent:
             return Measurements(self.now, problem=problem)
         arms: Mapping[tuple[str, str, str], Arm] = {
             ("shop", rule.name, arm): Arm(tuple(samples), self.scraped_at)
             for rule in self.policy.rules
             for arm, samples in self.samples.items()
+            if self.named or arm == "stable"
         }
         return Measurements(self.now, arms)
 
