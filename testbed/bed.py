@@ -36,7 +36,7 @@ EVERYTHING = frozenset({"node", "gateway", "prometheus"})
 COMPONENTS = EVERYTHING | {"kwok"}
 
 DIRECTORY_PREFIX = "serin-testbed-"
-USERS: Mapping[str, Sequence[str]] = {"alice": (), "bob": (), "carol": (), "mallory": ()}
+USERS: Mapping[str, Sequence[str]] = {"alice": (), "bob": (), "carol": (), "cto": (), "mallory": ()}
 
 # Waits for the end of its input, which is the end of the bed; processes may still be writing while they die.
 _JANITOR = 'cat; for _ in 1 2 3 4 5 6 7 8 9; do rm -rf "$0" 2>/dev/null && exit; sleep 0.2; done'

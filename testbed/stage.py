@@ -20,6 +20,14 @@ ROOT = Path(__file__).resolve().parent.parent
 LISTEN_PORT = 9810
 GATEWAY = {"name": "contour", "namespace": "projectcontour"}
 TERMINAL = ("Completed", "RolledBack", "Superseded", "Denied")
+ROLES = (
+    ("alice", "requester"),
+    ("alice", "on-call"),
+    ("bob", "approver-normal"),
+    ("carol", "reviewer"),
+    ("cto", "approver-emergency"),
+)
+"""Who is what in the demo and the tests; mallory is nothing."""
 
 _PROBE = """
 apiVersion: apps/v1
@@ -34,13 +42,15 @@ spec:
 def install(bed: Bed) -> None:
     """What the README tells people to install, and wait until the admission policies act (about two seconds).
 
-    alice asks for changes; the controller runs as a process beside the bed, not in it.
+    alice asks for changes and may declare emergencies, bob is the engineering manager, carol reviews, the cto approves
+    emergencies, mallory has no role. The controller runs as a process beside the bed, not in it.
     """
     for directory in ("manifests", "policies"):
         bed.kubectl("apply", "--server-side", "-k", str(ROOT / directory))
     for installed in bed.kubectl("get", "deployments", "-n", "serin-system", "-o", "name").split():
         bed.kubectl("scale", installed, "--replicas=0", "-n", "serin-system")
-    bed.kubectl("create", "clusterrolebinding", "alice-requests", "--clusterrole=serin-requester", "--user=alice")
+    for user, role in ROLES:
+        bed.kubectl("create", "clusterrolebinding", f"{user}-{role}", f"--clusterrole=serin-{role}", f"--user={user}")
     bed.kubectl("wait", "--for=condition=Established", "crd/changerequests.serin.dev", "--timeout=30s")
 
     def holds() -> bool:

@@ -227,6 +227,8 @@ def serin(bed: Bed) -> Iterator[Serin]:
     controller.start()
     serin = Serin(bed, controller)
     serin.set_policy({"minRequests": 9})  # not the shipped one, whatever the first test asks for
+    for kind in ("normal", "emergency"):
+        bed.apply(stage.policy(kind, bakes=(BAKE, BAKE, BAKE), **{**POLICY, "minRequests": 0}))
     yield serin
     serin.close()
     controller.stop()
