@@ -195,16 +195,19 @@ def test_a_sync_that_resets_the_weights_again_and_again_ends_the_change(app: Pla
     with app.users(rps=20) as users:
         change = app.start("v2", policy=HALF)
 
+        resets = []
+
         def reset_until_given_up() -> bool:
             if "shop-canary" in app.weights() and app.status(change).get("reason") == "Baking":
-                app.apply(app.route())
+                resets.append(app.apply(app.route()))
             return app.status(change)["phase"] in ("RolledBack", "Completed")
 
         eventually(reset_until_given_up, within=timedelta(seconds=60))
         status = app.wait(change, "RolledBack")
         assert status["cause"] == "RouteConflict"
         assert not status.get("rejected")
-        assert users.stop().failed == 0
+        # Each reset takes the canary's cluster from Envoy at once: a request on its way there may be lost by it.
+        assert users.stop().failed <= len(resets)
     assert app.weights() == {"shop": 1}
     assert app.leftovers() == []
     app.told("Deployment", "RouteConflict")
