@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from heapq import merge
 from zoneinfo import ZoneInfo
@@ -166,10 +166,26 @@ def moment_text(moment: datetime, zone: str) -> str:
     return f"{local:%a %Y-%m-%d %H:%M %Z} ({day}{utc:%H:%M} UTC)"
 
 
+def local_span(start: datetime, end: datetime, zone: str, said: date | None = None) -> str:
+    """`Sun 2026-04-05 02:00 AEDT to 04:00 AEST`; the first day is left out when it is the one that was `said`."""
+    start, end = start.astimezone(ZoneInfo(zone)), end.astimezone(ZoneInfo(zone))
+    day = "" if start.date() == said else f"{start:%a %Y-%m-%d} "
+    until = "" if end.date() == start.date() else f"{end:%a %Y-%m-%d} "
+    name = "" if start.tzname() == end.tzname() else f" {start:%Z}"
+    return f"{day}{start:%H:%M}{name} to {until}{end:%H:%M %Z}"
+
+
+def span_text(start: datetime, end: datetime, zone: str) -> str:
+    """The wall's time, and UTC."""
+    local = local_span(start, end, zone)
+    day = start.astimezone(ZoneInfo(zone)).date()
+    return local if zone == "UTC" else f"{local} ({local_span(start, end, 'UTC', day)})"
+
+
 def opening_text(opening: Opening) -> str:
-    start = moment_text(opening.start, opening.zone)
-    end = "on" if opening.end == FOREVER else f"to {moment_text(opening.end, opening.zone)}"
-    return f"{opening.name}, {start} {end}"
+    if opening.end == FOREVER:
+        return f"{opening.name} from {moment_text(opening.start, opening.zone)} on"
+    return f"{opening.name}, {span_text(opening.start, opening.end, opening.zone)}"
 
 
 def closure_text(closure: Closure, zone: str) -> str:

@@ -32,7 +32,7 @@ from controller.core.windows import (
     timing,
 )
 
-H, M = timedelta(hours=1), timedelta(minutes=1)
+DAY, H, M = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 POLICIES = Path(__file__).parents[2] / "policies"
 
 
@@ -129,7 +129,7 @@ def test_a_plan_of_45_minutes_does_not_start_at_0320() -> None:
     assert late.start_at == at(1, 3, 2, year=2027)
     assert late.message == (
         "what starts now has to be done by Sun 2026-12-06 04:00 UTC; this needs 45m; next opening: maintenance, "
-        "Sun 2027-01-03 02:00 UTC to Sun 2027-01-03 04:00 UTC"
+        "Sun 2027-01-03 02:00 to 04:00 UTC"
     )
 
 
@@ -149,7 +149,7 @@ def test_a_freeze_says_who_and_why() -> None:
     assert frozen.closure.freeze.owner == "Retail operations"
     assert frozen.message == (
         "frozen until Mon 2026-12-28 01:00 CET (00:00 UTC) by Retail operations: Christmas business; next opening: "
-        "maintenance, Sun 2027-01-03 02:00 CET (01:00 UTC) to Sun 2027-01-03 04:00 CET (03:00 UTC)"
+        "maintenance, Sun 2027-01-03 02:00 to 04:00 CET (01:00 to 03:00 UTC)"
     )
 
 
@@ -196,18 +196,24 @@ def test_what_is_said_stays_the_same_while_nothing_changes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("zone", "text"),
+    ("zone", "month", "text"),
     [
-        ("UTC", "maintenance, Sun 2026-12-06 02:00 UTC to Sun 2026-12-06 04:00 UTC"),
-        (
-            "Pacific/Auckland",
-            "maintenance, Sun 2026-12-06 02:00 NZDT (Sat 2026-12-05 13:00 UTC) "
-            "to Sun 2026-12-06 04:00 NZDT (Sat 2026-12-05 15:00 UTC)",
-        ),
+        ("UTC", 12, "Sun 2026-12-06 02:00 to 04:00 UTC"),
+        ("Europe/Berlin", 12, "Sun 2026-12-06 02:00 to 04:00 CET (01:00 to 03:00 UTC)"),
+        ("Europe/London", 7, "Sun 2026-07-05 02:00 to 04:00 BST (01:00 to 03:00 UTC)"),
+        ("Asia/Tokyo", 12, "Sun 2026-12-06 02:00 to 04:00 JST (Sat 2026-12-05 17:00 to 19:00 UTC)"),
+        ("Australia/Sydney", 4, "Sun 2026-04-05 02:00 AEDT to 04:00 AEST (Sat 2026-04-04 15:00 to 18:00 UTC)"),
+        ("Asia/Dubai", 12, "Sun 2026-12-06 02:00 to 04:00 +04 (Sat 2026-12-05 22:00 to Sun 2026-12-06 00:00 UTC)"),
     ],
 )
-def test_people_read_the_time_on_their_wall_and_utc(zone: str, text: str) -> None:
-    assert opening_text(next(openings(Window((recurrence(zone=zone),)), at(12, 1)))) == text
+def test_people_read_the_time_on_their_wall_and_utc(zone: str, month: int, text: str) -> None:
+    after = at(month, 1) - DAY
+    assert opening_text(next(openings(Window((recurrence(zone=zone),)), after))) == f"maintenance, {text}"
+
+
+def test_any_time_has_no_end() -> None:
+    thawed = timing(Window((), (freeze(at(12, 1), at(12, 28)),)), at(12, 2), H)
+    assert thawed.message.endswith("; next opening: any time from Mon 2026-12-28 00:00 UTC on")
 
 
 # --- A window that closes on a running change ---
@@ -226,7 +232,6 @@ def test_the_window_of_a_running_change_is_the_one_that_it_started_in() -> None:
 
 # --- For every window ---
 
-DAY = timedelta(days=1)
 recurrences = st.builds(
     Recurrence,
     name=st.just("w"),
