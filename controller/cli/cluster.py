@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,10 +14,10 @@ import yaml
 from controller.cli.options import Where
 from controller.cluster import manifest
 from controller.cluster.client import Client
-from controller.cluster.kinds import CHANGES, DECISIONS, DEPLOYMENTS, POLICIES
-from controller.core.change import CHANGE_LABEL, printable
+from controller.cluster.kinds import CHANGES, DECISIONS, DEPLOYMENTS, POLICIES, REPLICA_SETS
+from controller.core.change import CHANGE_LABEL, object_name, printable
 from controller.core.codec import FieldError, decode
-from controller.core.model import Change, State
+from controller.core.model import Change, ReplicaSet, State
 from controller.core.policy import Policy
 from controller.errors import ForbiddenError, NotFoundError, NotServedError, PermanentError, TransientError
 
@@ -25,7 +25,9 @@ Json: TypeAlias = dict[str, Any]
 Known: TypeAlias = tuple[Change, State]
 
 TIMEOUT = timedelta(seconds=10)
+MANAGER = "kubectl-serin"
 PAUSE = timedelta(seconds=1)
+LOOK = timedelta(milliseconds=250)
 
 
 class Cluster:
@@ -123,6 +125,33 @@ class Cluster:
         except (NotFoundError, ForbiddenError):
             return None
 
+    async def find_deployment(self, name: str) -> Json:
+        """`NAME`, or `deployment/NAME` as kubectl writes it."""
+        name = name.split("/")[-1]
+        if not self.everywhere:
+            return await self._client.get(DEPLOYMENTS, self.namespace, name)
+        found, _ = await self._client.list(DEPLOYMENTS, field_selector=f"metadata.name={name}")
+        if len(found) == 1:
+            return found[0]
+        where = ", ".join(d["metadata"]["namespace"] for d in found)
+        way_on = f"it is in namespaces {where}: say which with -n" if found else "there is none in any namespace"
+        raise PermanentError("UnknownDeployment", f"deployment {printable(name, 70)}: {way_on}")
+
+    async def replica_sets(self, deployment: Json) -> list[ReplicaSet]:
+        meta = deployment["metadata"]
+        found, _ = await self._client.list(REPLICA_SETS, meta["namespace"])
+        owned = [
+            rs for rs in found if any(o["uid"] == meta["uid"] for o in rs["metadata"].get("ownerReferences") or ())
+        ]
+        return [manifest.replica_set(rs) for rs in owned]
+
+    async def edit_deployment(self, deployment: Json, patch: list[Json]) -> Json:
+        """ConflictError when it is not as it was read any more."""
+        meta = deployment["metadata"]
+        return await self._client.patch(
+            DEPLOYMENTS, meta["namespace"], meta["name"], patch, content_type="json", field_manager=MANAGER
+        )
+
     async def who_am_i(self) -> str:
         return await self._client.who_am_i()
 
@@ -135,6 +164,17 @@ class Cluster:
                 "NotInstalled",
                 "this cluster has no ChangeDecisions. Install Serin anew: kubectl apply --server-side -k manifests/",
             ) from None
+
+    async def appears(self, change_id: str, namespace: str, within: timedelta) -> Known | None:
+        """The change once the controller has recorded and seen it; None when it has not in time."""
+        end = asyncio.get_running_loop().time() + within.total_seconds()
+        while asyncio.get_running_loop().time() < end:
+            with suppress(NotFoundError):
+                change, state = read(await self._client.get(CHANGES, namespace, object_name(change_id)))
+                if state.reason:
+                    return change, state
+            await asyncio.sleep(LOOK.total_seconds())
+        return None
 
     async def follow(self, change: Change) -> AsyncIterator[Known]:
         """The change now and whenever it is another, through broken connections; PermanentError when it is deleted."""

@@ -1,80 +1,45 @@
 """The commands against a real API server: what they print, and their exit codes."""
 
-import fcntl
 import json
 import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
-from controller.cli.__main__ import main
 from controller.cli.cluster import kubeconfigs, namespace_of_context
 from controller.cluster.kinds import CHANGES
-from controller.core import codec
 from controller.core.model import Phase, State
 from controller.errors import PermanentError
 from testbed.bed import Bed
 from testbed.waiting import eventually
+from tests.cli.conftest import ROOT, Run, Watching, put
 from tests.cli.journeys import BAKING, JOURNEYS
 
-ROOT = Path(__file__).parents[2]
 SHOP = "cli-shop"
 ROLLED_BACK, COMPLETED = JOURNEYS["rolled-back"][1], JOURNEYS["completed"][1]
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the plugin in this process."""
-
-    def run(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["kubectl-serin", *arguments])
-        monkeypatch.setenv("COLUMNS", "80")
-        # In a thread of its own: what runs an event loop in this one takes that of pytest-asyncio away.
-        with ThreadPoolExecutor(1) as thread:
-            ended = thread.submit(main).exception()
-        assert ended is None or isinstance(ended, SystemExit), ended
-        code = int(ended.code or 0) if ended else 0
-        out, err = capsys.readouterr()
-        return Result(code, out, err)
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def cluster(control_plane: Bed) -> Bed:
-    for plural in ("changerequests", "changepolicies"):
+    for plural in ("changerequests", "changedecisions", "changepolicies"):
         control_plane.kubectl("apply", "--server-side", "-f", str(ROOT / f"manifests/crds/{plural}.yaml"))
         control_plane.kubectl("wait", "--for=condition=Established", f"crd/{plural}.serin.dev")
     control_plane.kubectl("apply", "--server-side", "-f", str(ROOT / "policies/normal.yaml"))
     for namespace in (SHOP, "cli-empty"):
         control_plane.kubectl("create", "namespace", namespace)
-    put(control_plane, "CHG-20261123-001", BAKING)
-    put(control_plane, "CHG-20261123-002", COMPLETED)
-    put(control_plane, "CHG-20261123-003", ROLLED_BACK)
-    put(
+    put_here(control_plane, "CHG-20261123-001", BAKING)
+    put_here(control_plane, "CHG-20261123-002", COMPLETED)
+    put_here(control_plane, "CHG-20261123-003", ROLLED_BACK)
+    put_here(
         control_plane, "CHG-20261123-004", State(reason="AwaitingApproval", message="normal changes need 1 approval(s)")
     )
     return control_plane
@@ -86,13 +51,13 @@ def reached(cluster: Bed, monkeypatch: pytest.MonkeyPatch) -> Bed:
     return cluster
 
 
-def put(cluster: Bed, change_id: str, state: State) -> None:
-    name = change_id.lower()
-    spec = {"changeId": change_id, "type": "normal", "requestedBy": "alice", "deployments": ["shop"]}
-    meta = {"name": name, "namespace": SHOP}
-    cluster.apply({"apiVersion": "serin.dev/v1alpha1", "kind": "ChangeRequest", "metadata": meta, "spec": spec})
-    patch: list[dict[str, Any]] = [{"op": "add", "path": "/status", "value": codec.encode(state)}]
-    cluster.kubectl("patch", "chg", name, "-n", SHOP, "--subresource=status", "--type=json", "-p", json.dumps(patch))
+def put_here(cluster: Bed, change_id: str, state: State) -> None:
+    put(cluster, change_id, state, SHOP)
+
+
+@pytest.fixture
+def watch(cluster: Bed, start: Callable[..., Watching]) -> Callable[..., Watching]:
+    return partial(start, cluster)
 
 
 # --- status ---
@@ -127,7 +92,7 @@ def test_a_change_of_another_namespace_is_found_there(reached: Bed, run: Run) ->
 
 
 def test_a_status_of_a_newer_version_is_said_to_be_one(reached: Bed, run: Run) -> None:
-    put(reached, "CHG-20261123-005", State())
+    put_here(reached, "CHG-20261123-005", State())
     patch = '[{"op": "add", "path": "/status/breaches", "value": [{"rule": "x", "target": "y", "badFor": "soon"}]}]'
     reached.kubectl("patch", "chg", "chg-20261123-005", "-n", SHOP, "--subresource=status", "--type=json", "-p", patch)
     code, _, err = run("status", "CHG-20261123-005", "-n", SHOP)
@@ -138,65 +103,16 @@ def test_a_status_of_a_newer_version_is_said_to_be_one(reached: Bed, run: Run) -
     assert "is this plugin too old?" in err
 
 
-class Watching:
-    """The plugin as a process that watches a change; its output so far is `text`."""
-
-    def __init__(self, cluster: Bed, *arguments: str, terminal: bool) -> None:
-        environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig()), "TERM": "xterm", "COLUMNS": "80"}
-        command = [sys.executable, "-m", "controller.cli", *arguments]
-        self._end, theirs = pty.openpty() if terminal else os.pipe()
-        if terminal:
-            fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        self.process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment, cwd=ROOT)
-        os.close(theirs)
-        os.set_blocking(self._end, False)
-        self.text = ""
-
-    def until(self, text: str) -> None:
-        eventually(lambda: text in self.read())
-
-    def end(self) -> int:
-        """The exit code; `text` is all that was written then."""
-        eventually(lambda: (self.read(), self.process.poll() is not None)[1])
-        self.read()
-        return self.process.returncode
-
-    def read(self) -> str:
-        with suppress(BlockingIOError, OSError):  # nothing there now, or nothing any more
-            while more := os.read(self._end, 65536):
-                self.text += more.decode(errors="replace")
-        return self.text
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        os.close(self._end)
-
-
-@pytest.fixture
-def watch(cluster: Bed) -> Iterator[Callable[..., Watching]]:
-    started: list[Watching] = []
-
-    def start(*arguments: str, terminal: bool) -> Watching:
-        started.append(Watching(cluster, *arguments, terminal=terminal))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.close()
-
-
 def test_status_follows_a_change_to_its_end_line_by_line(cluster: Bed, watch: Callable[..., Watching]) -> None:
-    put(cluster, "CHG-20261123-010", replace(BAKING, history=BAKING.history[:1], step=1, weight=10))
+    put_here(cluster, "CHG-20261123-010", replace(BAKING, history=BAKING.history[:1], step=1, weight=10))
     seen = watch("status", "-w", "CHG-20261123-010", "-n", SHOP, terminal=False)
     seen.until("History (UTC)")
     assert "step 2 of 3" not in seen.text
-    put(cluster, "CHG-20261123-010", BAKING)
+    put_here(cluster, "CHG-20261123-010", BAKING)
     seen.until("Advanced: step 2 of 3: 50 %")
-    put(cluster, "CHG-20261123-010", replace(BAKING, reason="NoData", message="Prometheus is gone"))
+    put_here(cluster, "CHG-20261123-010", replace(BAKING, reason="NoData", message="Prometheus is gone"))
     seen.until("NoData: Prometheus is gone")
-    put(cluster, "CHG-20261123-010", ROLLED_BACK)
+    put_here(cluster, "CHG-20261123-010", ROLLED_BACK)
     seen.until("ErrorRate: error-rate: shop fails")
     assert seen.end() == 3
     assert seen.text.count("step 1 of 3") == 1
@@ -205,10 +121,10 @@ def test_status_follows_a_change_to_its_end_line_by_line(cluster: Bed, watch: Ca
 
 def test_on_a_terminal_the_countdown_moves_by_itself(cluster: Bed, watch: Callable[..., Watching]) -> None:
     settled_at = datetime.now(UTC) - timedelta(minutes=5)
-    put(cluster, "CHG-20261123-011", replace(BAKING, settled_at=settled_at, entered_at=settled_at))
+    put_here(cluster, "CHG-20261123-011", replace(BAKING, settled_at=settled_at, entered_at=settled_at))
     seen = watch("status", "-w", "CHG-20261123-011", "-n", SHOP, terminal=True)
     eventually(lambda: len(set(re.findall(r"bake 10m, (\S+) left", seen.read()))) >= 3)
-    put(cluster, "CHG-20261123-011", COMPLETED)
+    put_here(cluster, "CHG-20261123-011", COMPLETED)
     seen.until("the new revision is the stable one")
     assert seen.end() == 0
     before, after = seen.text.split("\x1b[?1049l")
@@ -232,11 +148,11 @@ def test_wait_tells_by_its_exit_code_how_it_ended(reached: Bed, run: Run) -> Non
 
 def test_wait_ends_when_the_change_does_or_is_deleted(cluster: Bed, watch: Callable[..., Watching]) -> None:
     for change_id in ("CHG-20261123-012", "CHG-20261123-013"):
-        put(cluster, change_id, BAKING)
+        put_here(cluster, change_id, BAKING)
     ended = watch("wait", "CHG-20261123-012", "-n", SHOP, "--timeout", "1m", terminal=False)
     deleted = watch("wait", "CHG-20261123-013", "-n", SHOP, terminal=False)
     time.sleep(2.5)  # both are watching by now; were they not, they would see the same by their first read
-    put(cluster, "CHG-20261123-012", replace(BAKING, phase=Phase.COMPLETED, message="done"))
+    put_here(cluster, "CHG-20261123-012", replace(BAKING, phase=Phase.COMPLETED, message="done"))
     cluster.kubectl("delete", "chg", "chg-20261123-013", "-n", SHOP)
     ended.until("CHG-20261123-012 is Completed: done")
     assert ended.end() == 0
@@ -268,7 +184,7 @@ def test_list(reached: Bed, run: Run) -> None:
 
 def test_new_id_is_above_those_of_requests_and_of_deployments(reached: Bed, run: Run) -> None:
     today = f"CHG-{datetime.now(UTC):%Y%m%d}-"
-    put(reached, f"{today}030", COMPLETED)
+    put_here(reached, f"{today}030", COMPLETED)
     assert run("new-id").out == f"{today}031\n"
     reached.kubectl("create", "deployment", "labelled", "--image=x", "-n", "cli-empty")
     reached.kubectl("label", "deployment", "labelled", "-n", "cli-empty", f"serin.dev/change={today}041")
