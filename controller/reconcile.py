@@ -290,7 +290,12 @@ class Reconciler:
         """With what we committed ourselves about the other changes."""
         committed = {key: state for key, (_, state) in self._committed.items()}
         others = (
-            replace(other, phase=state.phase, revisions={t.name: t.revision for t in state.targets})
+            replace(
+                other,
+                phase=state.phase,
+                revisions={t.name: t.revision for t in state.targets},
+                uids={t.name: t.uid for t in state.targets},
+            )
             if (state := committed.get((other.namespace, other.name)))
             else other
             for other in observation.others

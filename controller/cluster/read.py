@@ -321,13 +321,19 @@ class Cluster:
         canary = (
             await self._canary(change, state, target) if target and state.phase is not Phase.WAITING else CanaryParts()
         )
-        if d is None:
+        scalers = (s for s in await self._items(kinds.AUTOSCALERS, change.namespace) if _scales(s, name))
+        autoscaler = next(map(manifest.autoscaler, scalers), None)
+        if d is None or (target and state.phase is not Phase.WAITING and d.uid != target.uid):
             pairs = target.services if target else ()
-            return Seen(None, canary=canary, routes=await self._routes(change, state, target, pairs))
-        replica_sets, services, scalers = await asyncio.gather(
-            self._replica_sets(d),
-            self._items(kinds.SERVICES, change.namespace),
-            self._items(kinds.AUTOSCALERS, change.namespace),
+            return Seen(
+                deployment=d,
+                endpoints=await self._endpoints(change.namespace, pairs),
+                canary=canary,
+                routes=await self._routes(change, state, target, pairs),
+                autoscaler=autoscaler,
+            )
+        replica_sets, services = await asyncio.gather(
+            self._replica_sets(d), self._items(kinds.SERVICES, change.namespace)
         )
         labels = (d.template.get("metadata") or {}).get("labels") or {}
         behind = [
@@ -343,7 +349,6 @@ class Cluster:
             else tuple(_pair(s) for s in behind if s["metadata"]["name"] in named)
         )
         unserved = name if name in named and not any(s["metadata"]["name"] == name for s in behind) else ""
-        scaler = next((s for s in scalers if _scales(s, name)), None)
         waiting = state.phase is Phase.WAITING
         return Seen(
             deployment=d,
@@ -353,7 +358,7 @@ class Cluster:
             canary=canary,
             routes=await self._routes(change, state, target, pairs),
             services=pairs,
-            autoscaler=manifest.autoscaler(scaler) if scaler else None,
+            autoscaler=autoscaler,
             companions=await self._companions(d, target, change, state),
             obstacles=tuple(pod_template.obstacles(d.template, await self._shared_claims(d))) if waiting else (),
             selector_key=pod_template.selector_key(d.selector, [s["spec"]["selector"] for s in behind])
@@ -375,10 +380,12 @@ class Cluster:
         return f"Deployment {canary}" if found and RUN_LABEL not in found.labels else ""
 
     async def _deployment(self, namespace: str, name: str) -> Deployment | None:
+        """None when it is gone, or going: in the foreground, its pods are deleted before it."""
         try:
-            return manifest.deployment(await self._client.get(kinds.DEPLOYMENTS, namespace, name))
+            found = await self._client.get(kinds.DEPLOYMENTS, namespace, name)
         except NotFoundError:
             return None
+        return None if "deletionTimestamp" in found["metadata"] else manifest.deployment(found)
 
     async def _replica_sets(self, d: Deployment) -> tuple[ReplicaSet, ...]:
         found = await self._items(kinds.REPLICA_SETS, d.namespace, _selector(d.selector))

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from math import ceil
 
@@ -60,9 +60,14 @@ def need(replicas: int, weight: int) -> int:
 
 
 def targets(state: State, observation: Observation, strategy: Strategy | None = None) -> Iterator[tuple[Target, Seen]]:
+    """Each Deployment of the change; one that was created anew under its name is another one, and its own is gone."""
     for target in state.targets:
         if strategy is None or target.strategy is strategy:
-            yield target, observation.targets.get(target.name, Seen(None))
+            seen = observation.targets.get(target.name, Seen(None))
+            d = seen.deployment
+            if d is not None and d.uid != target.uid:
+                seen = replace(seen, deployment=None, successor=d, replica_sets=(), pods=())
+            yield target, seen
 
 
 def exposed_pods(state: State, target: Target, seen: Seen) -> tuple[Pod, ...]:
@@ -72,10 +77,16 @@ def exposed_pods(state: State, target: Target, seen: Seen) -> tuple[Pod, ...]:
 
 
 def stable_covers(target: Target, seen: Seen) -> bool:
-    """Ready stable pods can take the whole load: no more are missing than its own rolling update may take away."""
+    """Ready stable pods can take the whole load: no more are missing than its own rolling update may take away.
+
+    When the Deployment is gone, whatever is ready behind each of its Services is stable: orphaned pods, or those of the
+    Deployment that was created in its place.
+    """
     deployment = seen.deployment
     if deployment is None:
-        return True
+        wanted = min(seen.canary.ready, seen.successor.replicas if seen.successor else seen.canary.ready)
+        behind = (len(seen.endpoints.get(pair.stable, ())) for pair in target.services)
+        return all(ready >= max(1, wanted) for ready in behind)
     ready = sum(rs.ready for rs in seen.replica_sets if rs.revision == target.stable_revision)
     return ready > 0 and ready >= min(target.replicas, deployment.replicas) - deployment.unavailable_max
 
@@ -90,11 +101,12 @@ def withdrawn(state: State, observation: Observation, policy: Policy, now: datet
 
 
 def deployment_deleted(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
-    if not state.targets:
-        return None
+    if state.phase is Phase.PROMOTING and state.stage is not Stage.ROLL:
+        return None  # it had done what it was about
     for target, seen in targets(state, observation):
-        if seen.deployment is None or seen.deployment.uid != target.uid:
-            return Finding("DeploymentDeleted", f"Deployment {target.name} was deleted", Phase.SUPERSEDED)
+        if seen.deployment is None:
+            anew = " and created anew" if seen.successor else ""
+            return Finding("DeploymentDeleted", f"Deployment {target.name} was deleted{anew}", Phase.SUPERSEDED)
     return None
 
 
@@ -293,9 +305,9 @@ def duplicate_id(state: State, observation: Observation, policy: Policy, now: da
 
 
 def another_active(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
-    mine = {t.name for t in state.targets}
     for other in observation.others:
-        if other.namespace == observation.change.namespace and other.active and mine & set(other.revisions):
+        shared = (t for t in state.targets if t.name in other.revisions and not other.leaves(t.name, t.uid))
+        if other.namespace == observation.change.namespace and other.active and any(shared):
             return Finding(
                 "AnotherChangeActive", f"{other.change_id} is {other.phase}; this one follows when it has ended"
             )
@@ -511,8 +523,10 @@ def served(target: Target, seen: Seen) -> bool:
 
 def recovered(state: State, target: Target, seen: Seen) -> bool:
     """Stable is back at the size that can take what the canary carries, and alone."""
-    if seen.deployment is None or not target.stable_revision:
+    if not target.stable_revision:
         return True
+    if seen.deployment is None:
+        return stable_covers(target, seen)
     ready = sum(rs.ready for rs in seen.replica_sets if rs.revision == target.stable_revision)
     if not state.promoted:
         return stable_covers(target, seen)

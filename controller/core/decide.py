@@ -28,6 +28,8 @@ from controller.core.track import track
 HISTORY_MAX = 64
 LET_END = timedelta(seconds=2)
 STILL_FOR = timedelta(seconds=5)
+CREATED_ANEW_WITHIN = timedelta(seconds=10)
+"""So long may a Deployment be gone (`kubectl replace --force`) before its change ends for want of it."""
 Advance = Callable[[State, Observation, Policy, datetime], State]
 
 
@@ -142,7 +144,10 @@ def roll_back(state: State, observation: Observation, finding: Finding, now: dat
         return enter(state, Phase.ROLLING_BACK, now, finding.reason, finding.message, stage=Stage.CLEAN, weight=0)
     if state.phase is Phase.WAITING:
         return enter(state, finding.outcome, now, finding.reason, finding.message, weight=0)
-    covered = all(stable_covers(target, seen) for target, seen in targets(state, observation, Strategy.CANARY))
+    # Behind a Deployment that is gone, pods may still be ready that the garbage collector is about to delete.
+    covered = all(
+        seen.deployment and stable_covers(target, seen) for target, seen in targets(state, observation, Strategy.CANARY)
+    )
     if state.promoted or not covered:
         return enter(
             state, Phase.ROLLING_BACK, now, finding.reason, finding.message, stage=Stage.RECOVER, weight=state.weight
@@ -217,7 +222,7 @@ def promotion(state: State, observation: Observation, policy: Policy, now: datet
 def rolling_back(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
     if state.stage is Stage.RECOVER:
         if pending := _still_away(state, observation, policy, now):
-            message = f"stable pods of {pending} are coming back; the canary carries its share until then"
+            message = f"waiting for ready pods of {pending} behind its Service; the canary carries its share until then"
             return replace(state, reason=state.cause, message=message)
         message = "the traffic returns to stable"
         return enter(state, Phase.ROLLING_BACK, now, state.cause, message, stage=Stage.RETURN, weight=0)
@@ -225,16 +230,28 @@ def rolling_back(state: State, observation: Observation, policy: Policy, now: da
 
 
 def _still_away(state: State, observation: Observation, policy: Policy, now: datetime) -> str:
-    """The Deployment whose stable pods the traffic has to wait for; after a bounded wait, only one without any."""
-    found = [(target, seen) for target, seen in targets(state, observation) if seen.deployment]
-    waited = state.entered_at is not None and now - state.entered_at >= policy.capacity_wait_max
-    for target, seen in found:
-        some = any(rs.ready for rs in seen.replica_sets if rs.revision == target.stable_revision)
-        enough = waited and some and (not state.promoted or stable_alone(target, seen))
-        if not recovered(state, target, seen) and not enough:
-            return target.name
-    taken_in = not state.promoted or (state.settled_at is not None and now - state.settled_at >= DATA_PLANE_LAG)
-    return "" if taken_in or waited or not found else found[0][0].name
+    """The Deployment whose stable pods the traffic has to wait for."""
+    found = targets(state, observation)
+    return next((target.name for target, seen in found if _awaited(state, target, seen, policy, now)), "")
+
+
+def _awaited(state: State, target: Target, seen: Seen, policy: Policy, now: datetime) -> bool:
+    """Bounded, but for stable without any ready pod: then the canary is the only version that serves.
+
+    A Deployment that its owner deleted is not waited for, but for a moment in which it may be created anew; its
+    successor is waited for as any new pods are.
+    """
+    assert state.entered_at is not None
+    waited = now - state.entered_at
+    taken_in = state.settled_at is not None and now - state.settled_at >= DATA_PLANE_LAG
+    if seen.deployment is None:
+        bound = policy.health.progress_deadline if seen.successor else CREATED_ANEW_WITHIN
+        return bool(seen.canary.ready) and not taken_in and waited < bound
+    if recovered(state, target, seen):
+        return state.promoted and not taken_in and waited < policy.capacity_wait_max
+    some = any(rs.ready for rs in seen.replica_sets if rs.revision == target.stable_revision)
+    enough = some and (not state.promoted or stable_alone(target, seen))
+    return waited < policy.capacity_wait_max or not enough
 
 
 def _wind_up(state: State, observation: Observation, policy: Policy, now: datetime, message: str) -> State:
@@ -248,7 +265,9 @@ def _wind_up(state: State, observation: Observation, policy: Policy, now: dateti
             )
         return replace(state, message="waiting for the routes to be accepted without weight for the canary")
     if state.stage is Stage.DRAIN:
-        if _drained(state, observation) or now - state.entered_at >= policy.drain_max:
+        gone = any(seen.deployment is None for seen in seen_all)
+        longest = min(policy.drain_max, CREATED_ANEW_WITHIN) if gone else policy.drain_max
+        if _drained(state, observation) or now - state.entered_at >= longest:
             return enter(state, state.phase, now, "CleaningUp", "removing the canary", stage=Stage.CLEAN, weight=0)
         return state
     if any(_leftovers(state, t, seen) for t, seen in targets(state, observation)):

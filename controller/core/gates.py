@@ -37,7 +37,7 @@ def paused(state: State, observation: Observation, policy: Policy, now: datetime
 
 def awaiting_approval(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
     """People who may approve have not, or no longer may, or did so for another revision."""
-    if not asks_first(state, policy) or free(state, observation, policy, now):
+    if not asks_first(state, observation, policy) or free(state, observation, policy, now):
         return None
     missing = policy.approval.required - len(approvals(state, observation, now))
     if missing <= 0:
@@ -53,7 +53,7 @@ def awaiting_approval(state: State, observation: Observation, policy: Policy, no
 
 def tests_unverified(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
     """Approved, but nobody said how the tests were verified."""
-    if not policy.approval.tests or not asks_first(state, policy) or free(state, observation, policy, now):
+    if not policy.approval.tests or not asks_first(state, observation, policy) or free(state, observation, policy, now):
         return None
     if any(ruling.tests for ruling in approvals(state, observation, now)):
         return None
@@ -111,9 +111,11 @@ def stable_out_of_budget(state: State, observation: Observation, policy: Policy,
     return None
 
 
-def asks_first(state: State, policy: Policy) -> bool:
-    """Whether approvals come before the start."""
-    first = all(not t.stable_revision for t in state.targets)
+def asks_first(state: State, observation: Observation, policy: Policy) -> bool:
+    """Whether approvals come before the start. A Deployment that is created anew is no first one of its name."""
+    here = [other for other in observation.others if other.namespace == observation.change.namespace]
+    known = {name for other in here if other.started for name in other.revisions}
+    first = all(not t.stable_revision and t.name not in known for t in state.targets)
     before = policy.approval.required > 0 and policy.approval.when is When.BEFORE
     return before and not (first and policy.first_deployment is FirstDeployment.RUN)
 
@@ -128,7 +130,7 @@ def approval(state: State, observation: Observation, policy: Policy, now: dateti
     names = ", ".join(ruling.by for ruling in given)
     if policy.approval.required == 0:
         return "pre-approved"
-    if not asks_first(state, policy):
+    if not asks_first(state, observation, policy):
         after = policy.approval.when is When.AFTER
         return (names or "declared; approval follows") if after else "pre-approved: a first deployment"
     return f"{len(given)} of {policy.approval.required}{': ' + names if names else ''}"

@@ -17,7 +17,7 @@ from controller.core.change import (
     printable,
 )
 from controller.core.codec import JSON, camel
-from controller.core.model import Change, Deployment, Held, Other, ReplicaSet
+from controller.core.model import Change, Deployment, Held, Other, Phase, ReplicaSet
 from controller.core.policy import ChangeType
 
 
@@ -31,7 +31,7 @@ class Record:
 
 @dataclass(frozen=True)
 class LetGo:
-    """The template is one that runs already: release it, no gate and no record."""
+    """The template runs already, ran last or is served by a canary alone: release it, no gate and no record."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,15 @@ def intake(ask: Ask, today: date) -> Record | LetGo | Rehold | None:
     ]
     if d.held in (Held.RUNNING, Held.PROMOTING, Held.RESTORING):
         return None if any(other.active for _, other in naming) else Rehold()
-    if d.held != Held.WAITING or any(other.active and other.revisions.get(d.name) == d.revision for _, other in naming):
+    if d.held != Held.WAITING:
         return None
-    active = [rs for rs in ask.replica_sets if rs.replicas > 0]
-    if any(rs.revision == d.revision for rs in active):
+    active = [rs.revision for rs in ask.replica_sets if rs.replicas > 0]
+    own = next((other for _, other in naming if other.active and other.revisions.get(d.name) == d.revision), None)
+    if own:
+        # Created anew under way: the canary of this template is all that serves, and waits for these pods.
+        alone = own.cause == "DeploymentDeleted" and own.leaves(d.name, d.uid) and not active
+        return LetGo() if alone else None
+    if d.revision in (active or _ran_last(d, naming)):
         return LetGo()
     if d.change == AUTO:
         return _numbered(ask, naming, today)
@@ -74,6 +79,13 @@ def intake(ask: Ask, today: date) -> Record | LetGo | Rehold | None:
     if problem:
         return _refused(d, problem)
     return _named(ask, today)
+
+
+def _ran_last(d: Deployment, naming: Sequence[tuple[Change, Other]]) -> Sequence[str]:
+    """The revision that the last completed change of this name brought, if there is one."""
+    done = [other for _, other in naming if other.phase is Phase.COMPLETED and d.name in other.revisions]
+    done.sort(key=lambda other: other.ended_at.timestamp() if other.ended_at else 0)
+    return [other.revisions[d.name] for other in done[-1:]]
 
 
 def _numbered(ask: Ask, naming: Sequence[tuple[Change, Other]], today: date) -> Record | None:

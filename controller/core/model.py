@@ -436,7 +436,9 @@ class Seen:
     pods: tuple[Pod, ...] = ()
     """Pods of the Deployment's own ReplicaSets; read while it rolls."""
     endpoints: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Pods behind each of its Services that are ready there; read while it rolls."""
+    """Pods behind each of its Services that are ready there; read while it rolls, and when it is gone."""
+    successor: Deployment | None = None
+    """Created anew under the name of the one that the change is about, which is gone."""
     canary: CanaryParts = CanaryParts()
     routes: tuple[Route, ...] = ()
     services: tuple[ServicePair, ...] = ()
@@ -560,6 +562,9 @@ class Other:
     ended_at: datetime | None = None
     review_due_at: datetime | None = None
     """Of a change whose review is not done."""
+    uids: Mapping[str, str] = field(default_factory=dict)
+    """Deployment to the uid of the one that it is about."""
+    started: bool = False
 
     @classmethod
     def of(cls, change: Change, state: State) -> Self:
@@ -575,11 +580,17 @@ class Other:
             stable_revisions={t.name: t.stable_revision for t in state.targets},
             ended_at=state.ended_at,
             review_due_at=None if state.closed_at else state.review_due_at,
+            uids={t.name: t.uid for t in state.targets},
+            started=state.started_at is not None,
         )
 
     @property
     def active(self) -> bool:
         return self.phase in (Phase.PROGRESSING, Phase.PROMOTING, Phase.ROLLING_BACK)
+
+    def leaves(self, name: str, uid: str) -> bool:
+        """Whether it is on its way back from another Deployment of this name, and has no claim on this one."""
+        return self.phase is Phase.ROLLING_BACK and self.uids.get(name, uid) != uid
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ traffic, drain, then capacity.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from controller.core.checks import need, rolled, targets
+from controller.core.checks import need, rolled, stable_covers, targets
 from controller.core.model import (
     Deployment,
     Held,
@@ -149,6 +149,8 @@ def _writes(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
             yield from _recover(state, target, seen)
             if state.promoted:
                 yield from _raise_traffic(state, target, seen)
+            elif seen.deployment and stable_covers(target, seen):
+                yield from _return(target, seen)
         case _, Stage.RETURN:
             yield from _return(target, seen)
         case _, Stage.CLEAN:

@@ -30,7 +30,7 @@ from controller.core.model import (
 from controller.core.plan import DeleteReplicaSet, Mark, plan
 from controller.core.policy import OnRollback, Policy
 from tests.simulation.test_world import policy
-from tests.simulation.world import BEGIN, World
+from tests.simulation.world import BEGIN, SIZE, World
 
 NORMAL = policy("normal")
 SECOND = timedelta(seconds=1)
@@ -124,7 +124,7 @@ def later(state: State, seen: Observation, begin: datetime, problem: str = "") -
 @pytest.mark.parametrize("revision", ["newer", "old"])
 def test_a_template_that_is_applied_in_the_last_moment_waits_for_a_change_of_its_own(revision: str) -> None:
     state, world = winding_up(Stage.CLEAN)
-    d = replace(world.deployment(), revision=revision, held=Held.WAITING.value, paused=True)
+    d = replace(world.made("shop", "d", SIZE), revision=revision, held=Held.WAITING.value, paused=True)
     seen = observed(world, d)
     assert plan(state, seen) is None
     assert later(state, seen, world.now).phase is Phase.COMPLETED
@@ -139,7 +139,7 @@ def over_limit(policy: Policy, at: datetime) -> dict[str, Any]:
 
 def test_a_bad_last_sample_does_not_hold_a_canary_that_has_no_traffic_any_more() -> None:
     state, world = winding_up(Stage.DRAIN)
-    d = replace(world.deployment(), revision="new", held=Held.PROMOTING.value, paused=False)
+    d = replace(world.made("shop", "d", SIZE), revision="new", held=Held.PROMOTING.value, paused=False)
     state = replace(state, **over_limit(NORMAL, world.now))
     assert later(state, observed(world, d, named=True), world.now).stage is Stage.CLEAN
 
@@ -147,7 +147,7 @@ def test_a_bad_last_sample_does_not_hold_a_canary_that_has_no_traffic_any_more()
 def test_a_promotion_that_nobody_can_see_is_inconclusive_in_the_end() -> None:
     state, world = winding_up(Stage.ROLL, weight=100)
     state = replace(state, **over_limit(NORMAL, world.now))
-    d = replace(world.deployment(), held=Held.PROMOTING.value, paused=False, updated=10, total=10, ready=10)
+    d = replace(world.made("shop", "d", SIZE), held=Held.PROMOTING.value, paused=False, updated=10, total=10, ready=10)
     seen = observed(world, d, named=True)
     route = replace(seen.targets["shop"].routes[0], weight=100)
     seen = replace(seen, targets={"shop": replace(seen.targets["shop"], routes=(route,))})
@@ -158,7 +158,7 @@ def test_a_native_rollout_whose_pods_fade_while_it_is_watched_goes_back() -> Non
     state, world = winding_up(Stage.ROLL)
     native = replace(state.targets[0], strategy=Strategy.NATIVE, services=(), routes=(), selector_key="")
     state = replace(state, targets=(native,), settled_at=world.now)
-    d = replace(world.deployment(), held=Held.PROMOTING.value, paused=False, updated=10, total=10, ready=0)
+    d = replace(world.made("shop", "d", SIZE), held=Held.PROMOTING.value, paused=False, updated=10, total=10, ready=0)
     assert later(state, observed(world, d), world.now).cause == "NotReady"
 
 
@@ -167,13 +167,13 @@ def test_a_restored_deployment_is_unlocked_before_the_change_ends() -> None:
     state, world = winding_up(
         Stage.CLEAN, phase=Phase.ROLLING_BACK, outcome=Phase.ROLLED_BACK, promoted=False, policy=restore
     )
-    d = replace(world.deployment(), revision="old", held=Held.RESTORING.value, paused=False, observed=False)
+    d = replace(world.made("shop", "d", SIZE), revision="old", held=Held.RESTORING.value, paused=False, observed=False)
     assert decide(state, observed(world, d), restore, world.now).phase is Phase.ROLLING_BACK
 
 
 def test_an_idle_replica_set_of_the_held_template_goes_at_size_zero_too() -> None:
     _, world = winding_up(Stage.CLEAN)
-    d = replace(world.deployment(), held=Held.WAITING.value, paused=True, replicas=0)
+    d = replace(world.made("shop", "d", SIZE), held=Held.WAITING.value, paused=True, replicas=0)
     idle = replace(NEWER, replicas=0, ready=0)
     seen = observed(world, d)
     seen = replace(seen, targets={"shop": replace(seen.targets["shop"], replica_sets=(STABLE, idle))})
@@ -183,7 +183,7 @@ def test_an_idle_replica_set_of_the_held_template_goes_at_size_zero_too() -> Non
 def test_an_autoscaler_of_another_name_is_left_alone() -> None:
     state, world = winding_up(Stage.CLEAN)
     state = replace(state, targets=tuple(replace(t, floor=Floor("ours", 2)) for t in state.targets))
-    d = replace(world.deployment(), revision="new", held="", paused=False)
+    d = replace(world.made("shop", "d", SIZE), revision="new", held="", paused=False)
     assert plan(state, observed(world, d, autoscaler=Autoscaler("another", 3, 20))) is None
 
 
@@ -192,7 +192,7 @@ def test_a_first_deployment_whose_group_goes_back_before_it_ran_is_not_left_lock
     state = replace(
         state, targets=tuple(replace(t, stable_revision="", strategy=Strategy.NATIVE) for t in state.targets)
     )
-    d = replace(world.deployment(), held=Held.RUNNING.value, paused=True)
+    d = replace(world.made("shop", "d", SIZE), held=Held.RUNNING.value, paused=True)
     intent = plan(state, observed(world, d))
     assert isinstance(intent, Mark)
     assert intent.held is Held.REJECTED

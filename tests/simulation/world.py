@@ -1,7 +1,8 @@
 """A cluster in virtual time, at the Protocol seam of `controller.reconcile`: the real loop runs over it.
 
-One Deployment with a route. Pods take time, routes take time, users send requests, and `Trouble` says what goes wrong
-when. After every write the invariants of the design are checked; a broken one raises `Broken`.
+One Deployment with its routes, which may be deleted and created anew, and all the changes that it asks for. Pods take
+time, routes take time, users send requests, and `Trouble` says what goes wrong when. After every write the invariants
+of the design are checked; a broken one raises `Broken`.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from controller.core.checks import need
 from controller.core.intake import Ask, Record
 from controller.core.model import (
     Arm,
+    Autoscaler,
     CanaryParts,
     Change,
     Decision,
@@ -48,10 +50,11 @@ from controller.core.plan import (
     Release,
     Restore,
     ScaleCanary,
+    SetFloor,
     Shift,
 )
 from controller.core.policy import ChangeType, Policy
-from controller.errors import ConflictError
+from controller.errors import ConflictError, PermanentError
 from controller.reconcile import Reconciler
 
 BEGIN = datetime(2026, 11, 23, 8, tzinfo=UTC)
@@ -59,8 +62,10 @@ SIZE = 10
 READY_AFTER = timedelta(seconds=3)
 ACCEPTED_AFTER = timedelta(seconds=1)
 SCRAPE = timedelta(seconds=15)
+MAIN = "chg-20261123-001"
 PAIR = ServicePair("shop", "shop-canary", (80,))
 ORIGINAL = RouteOriginal("HTTPRoute", "demo", "shop", ([{"name": "shop"}],))
+OTHER_ROUTE = replace(ORIGINAL, name="shop-partners")
 
 
 class Broken(AssertionError):
@@ -84,6 +89,21 @@ class Trouble:
     conflicts: float = 0.0
     """Share of the writes that are refused with 409."""
     rps: float = 50
+    unowned_at: float | None = None
+    """The Deployment is deleted; its pods a second later, unless they are orphaned."""
+    orphaned: bool = False
+    created_at: float | None = None
+    """… and created anew, with the template `created_as`, under the change ID `created_for` (its own by default)."""
+    created_as: str = "new"
+    created_for: str = ""
+    unaccepted_from: float | None = None
+    """The gateway accepts no route that is written in this time."""
+    unaccepted_until: float | None = None
+    scaled_at: float | None = None
+    """The Deployment gets another size."""
+    scaled_to: int = 0
+    ready_after: timedelta = READY_AFTER
+    """How long a canary pod takes that is asked for after the first ones."""
 
 
 @dataclass
@@ -92,12 +112,22 @@ class Pods:
 
     ready_at: list[datetime] = field(default_factory=list)
 
-    def scale(self, size: int, now: datetime) -> None:
+    def scale(self, size: int, now: datetime, after: timedelta = READY_AFTER) -> None:
         del self.ready_at[size:]
-        self.ready_at += [now + READY_AFTER] * (size - len(self.ready_at))
+        self.ready_at += [now + after] * (size - len(self.ready_at))
 
     def ready(self, now: datetime) -> int:
         return sum(at <= now for at in self.ready_at)
+
+
+@dataclass
+class Way:
+    """A route as it is now. `refusal`: what the API server says to every write of it."""
+
+    weight: int = 0
+    named: bool = False
+    written_at: datetime = BEGIN
+    refusal: PermanentError | None = None
 
 
 @dataclass(frozen=True)
@@ -120,23 +150,26 @@ class World:
     def __init__(self, policy: Policy, trouble: Trouble = Trouble(), seed: int = 0) -> None:
         self.policy, self.trouble, self.random = policy, trouble, random.Random(seed)
         self.now = BEGIN
-        self.state = State()
         self.version = 1
-        self.change = Change(
+        change = Change(
             "demo",
-            "chg-20261123-001",
+            MAIN,
             "CHG-20261123-001",
             ChangeType.STANDARD,
             "uid",
             "1",
             deployments=("shop",),
             finalizer=True,
+            created_at=BEGIN,
         )
-        self.revision, self.held, self.paused = "new", Held.WAITING.value, True
+        self.changes = {MAIN: Known(change, State())}
+        self.uid, self.label = "d", change.change_id
+        self.revision, self.held, self.paused, self.size = "new", Held.WAITING.value, True, SIZE
         self.own = {"old": Pods([BEGIN] * SIZE)}
+        self.scaler: Autoscaler | None = None
         self.canary: Pods | None = None
         self.service = False
-        self.weight, self.named, self.written_at = 0, False, BEGIN
+        self.ways = {ORIGINAL.key: Way()}
         self.samples: dict[str, list[Sample]] = {"canary": [], "stable": []}
         self.counted: dict[str, list[float]] = {"canary": [0.0, 0.0], "stable": [0.0, 0.0]}
         self.scraped_at = BEGIN
@@ -149,6 +182,24 @@ class World:
         self.decisions: tuple[Decision, ...] = ()
         self.environment: tuple[str, ...] = ()
         self.reconciler = self.start_controller()
+
+    # --- The first change and the first route, which is all there is in most worlds ---
+
+    @property
+    def change(self) -> Change:
+        return self.changes[MAIN].change
+
+    @change.setter
+    def change(self, change: Change) -> None:
+        self.changes[MAIN] = replace(self.changes[MAIN], change=change)
+
+    @property
+    def state(self) -> State:
+        return self.changes[MAIN].state
+
+    @property
+    def way(self) -> Way:
+        return self.ways[ORIGINAL.key]
 
     def start_controller(self) -> Reconciler:
         return Reconciler(
@@ -163,20 +214,33 @@ class World:
         while self.now - BEGIN < until and not self.state.phase.terminal:
             # Little happens while a step bakes: a look every five seconds is what the loop itself asks for.
             for _ in range(5 if self.state.settled_at and self.state.phase is Phase.PROGRESSING else 1):
+                events = len(self.story)
                 self.pass_second()
+                if len(self.story) > events:
+                    break
             if restarts and self.since >= restarts[0]:
                 restarts.pop(0)
                 self.reconciler = self.start_controller()
-            for _ in range(6):
-                before = (self.version, len(self.story))
-                try:
-                    await self.reconciler.reconcile(Key("ChangeRequest", "demo", self.change.name))
-                except ConflictError:
-                    continue
-                if before == (self.version, len(self.story)):
-                    break
+            await self.settle_down()
         await asyncio.sleep(0)
         return self.state
+
+    async def settle_down(self) -> None:
+        """The loop over every object, until nothing is left to be done at once."""
+        for _ in range(6):
+            before = (self.version, len(self.story))
+            if self.uid:
+                await self.one(Key("Deployment", "demo", "shop"))
+            for name in list(self.changes):
+                await self.one(Key("ChangeRequest", "demo", name))
+            if before == (self.version, len(self.story)):
+                break
+
+    async def one(self, key: Key) -> None:
+        try:
+            await self.reconciler.reconcile(key)
+        except (ConflictError, PermanentError):
+            return
 
     @property
     def since(self) -> float:
@@ -190,26 +254,40 @@ class World:
         trouble = self.trouble
         if self.within(trouble.new_template_at, None) and self.revision == "new" and self.held == Held.RUNNING:
             self.revision, self.held, self.paused = "newer", Held.WAITING.value, True
+            self.label = "CHG-20261123-002"
             self.tell("someone applied another template")
         if self.within(trouble.deleted_at, None) and not self.change.deleting:
             self.change = replace(self.change, deleting=True)
             self.tell("someone deleted the ChangeRequest")
+        if self.uid == "d" and self.within(trouble.unowned_at, None):
+            self.uid = ""
+            self.tell("someone deleted the Deployment")
+        elif self.uid == "" and not trouble.orphaned:
+            self.own = {}
+        if self.uid == "" and self.within(trouble.created_at, None):
+            self.uid, self.revision, self.held, self.paused = "anew", trouble.created_as, Held.WAITING.value, True
+            self.label = trouble.created_for or self.label
+            self.tell(f"someone created it anew, as {self.revision}")
+        if self.size != trouble.scaled_to and self.within(trouble.scaled_at, None):
+            self.size = trouble.scaled_to
+            self.tell(f"the Deployment was scaled to {self.size}")
         self.roll()
         self.serve()
 
     def roll(self) -> None:
         """The Deployment's own rolling update: two pods more of the wanted ones, and as many of the others less."""
-        wanted = "old" if self.revision == "old" else "new"
+        if not self.uid:
+            return
         if self.paused:
             active = [pods for pods in self.own.values() if pods.ready_at]
             if len(active) == 1:
-                active[0].scale(SIZE, self.now)
+                active[0].scale(self.size, self.now)
             return
-        mine = self.own.setdefault(wanted, Pods())
-        mine.scale(min(SIZE, len(mine.ready_at) + 2), self.now)
-        missing = SIZE - self.ready(wanted)
+        mine = self.own.setdefault(self.revision, Pods())
+        mine.scale(min(self.size, len(mine.ready_at) + 2), self.now)
+        missing = self.size - self.ready(self.revision)
         for name, pods in self.own.items():
-            if name != wanted:
+            if name != self.revision:
                 pods.scale(min(len(pods.ready_at), max(0, missing)), self.now)
 
     def ready(self, revision: str) -> int:
@@ -224,7 +302,7 @@ class World:
 
     def serve(self) -> None:
         """A second of users' requests, and a scrape when its time has come."""
-        weight = self.weight
+        weight = sum(way.weight for way in self.ways.values()) / max(1, len(self.ways))
         bad = self.trouble.error_ratio if self.within(self.trouble.errors_from, self.trouble.errors_until) else 0.0
         for arm, share in (("canary", weight / 100), ("stable", 1 - weight / 100)):
             requests = self.trouble.rps * share
@@ -253,19 +331,18 @@ class World:
 
     # --- Reads ---
 
-    def known(self, namespace: str, name: str) -> Known:
-        return Known(replace(self.change, resource_version=str(self.version)), self.state)
+    def known(self, namespace: str, name: str) -> Known | None:
+        return self.changes.get(name)
 
     async def ask(self, namespace: str, name: str) -> Ask | None:
-        return None
+        d = self.deployment()
+        known = [(k.change, Other.of(k.change, k.state)) for k in self.changes.values()]
+        return Ask(d, self.replica_sets(), known, [c.change_id for c, _ in known]) if d else None
 
     async def observe(self, change: Change, state: State, measurements: Measurements | None) -> Observation:
         seen = Seen(
             deployment=self.deployment(),
-            replica_sets=tuple(
-                ReplicaSet(f"shop-{r}", r, "1", r, len(pods.ready_at), self.ready(r), i + 1, template={"r": r})
-                for i, (r, pods) in enumerate(self.own.items())
-            ),
+            replica_sets=self.replica_sets(),
             pods=tuple(
                 Pod(f"shop-{r}-{i}", f"{r}{i}", at <= self.now, False, 0, replica_set=f"shop-{r}")
                 for r, pods in self.own.items()
@@ -275,31 +352,42 @@ class World:
             else (),
             endpoints={"shop": frozenset(self.behind_service())},
             canary=self.parts(),
-            routes=(self.route(),),
+            routes=tuple(self.route(key) for key in self.ways),
             services=(PAIR,),
+            autoscaler=self.scaler,
             selector_key="app",
         )
+        siblings = (Other.of(k.change, k.state) for k in self.changes.values() if k.change.name != change.name)
         return Observation(
-            self.change,
+            change,
             {"shop": seen},
             self.policy,
             measurements=measurements,
-            others=self.others,
             decisions=self.decisions,
+            others=(*self.others, *siblings),
             environment=self.environment,
+        )
+
+    def replica_sets(self) -> tuple[ReplicaSet, ...]:
+        return tuple(
+            ReplicaSet(f"shop-{r}", r, "1", r, len(pods.ready_at), self.ready(r), i + 1, template={"r": r})
+            for i, (r, pods) in enumerate(self.own.items())
         )
 
     def behind_service(self) -> list[str]:
         found = ((r, i, at) for r, pods in self.own.items() for i, at in enumerate(pods.ready_at))
         return [f"shop-{r}-{i}" for r, i, at in found if at <= self.now]
 
-    def deployment(self) -> Deployment:
+    def deployment(self) -> Deployment | None:
+        return self.made("shop", self.uid, self.size) if self.uid else None
+
+    def made(self, name: str, uid: str, replicas: int) -> Deployment:
         return Deployment(
-            name="shop",
+            name=name,
             namespace="demo",
-            uid="d",
+            uid=uid,
             resource_version="1",
-            replicas=SIZE,
+            replicas=replicas,
             total=sum(len(p.ready_at) for p in self.own.values()),
             updated=len(self.own.get(self.revision, Pods()).ready_at),
             ready=sum(self.ready(r) for r in self.own),
@@ -307,7 +395,7 @@ class World:
             observed=True,
             paused=self.paused,
             held=self.held,
-            change=self.change.change_id if self.revision != "newer" else "CHG-20261123-002",
+            change=self.label,
             revision=self.revision,
             template={"r": self.revision},
             selector={"app": "shop"},
@@ -334,12 +422,16 @@ class World:
             )
             for i, at in enumerate(self.canary.ready_at)
         )
-        d = replace(self.deployment(), name="shop-canary", replicas=len(pods), revision="new")
+        d = replace(self.made("shop-canary", "c", len(pods)), revision="new")
         return CanaryParts(d, ("shop-canary",) if self.service else (), {"shop-canary": self.canary_ready()}, pods)
 
-    def route(self) -> Route:
-        accepted = self.now - self.written_at >= ACCEPTED_AFTER
-        return Route(ORIGINAL.key, self.weight, not self.named, accepted, ORIGINAL)
+    def route(self, key: str = ORIGINAL.key) -> Route:
+        way, trouble = self.ways[key], self.trouble
+        deaf = self.within(trouble.unaccepted_from, trouble.unaccepted_until)
+        unheard = deaf and (way.written_at - BEGIN).total_seconds() >= (trouble.unaccepted_from or 0)
+        accepted = self.now - way.written_at >= ACCEPTED_AFTER and not unheard
+        original = next(o for o in (ORIGINAL, OTHER_ROUTE) if o.key == key)
+        return Route(key, way.weight, not way.named, accepted, original)
 
     def measurements(self) -> Measurements:
         problem = "PrometheusUnreachable: no answer" if self.silent else ""
@@ -349,12 +441,12 @@ class World:
             ("shop", rule.name, arm): Arm(tuple(samples), self.scraped_at)
             for rule in self.policy.rules
             for arm, samples in self.samples.items()
-            if self.named or arm == "stable"
+            if any(way.named for way in self.ways.values()) or arm == "stable"
         }
         return Measurements(self.now, arms)
 
     async def conclusion(self, change: Change, state: State) -> Observation:
-        return Observation(self.change, {}, self.policy, decisions=self.decisions)
+        return Observation(change, {}, self.policy, decisions=self.decisions)
 
     # --- Writes, and what must hold at each ---
 
@@ -364,8 +456,10 @@ class World:
 
     async def commit(self, change: Change, state: State) -> str:
         self.refuse_sometimes()
-        before, self.state = self.state, state
+        before = self.changes[change.name].state
         self.version += 1
+        change = replace(self.changes[change.name].change, resource_version=str(self.version))
+        self.changes[change.name] = Known(change, state)
         added = len(state.history) - len(before.history)
         moved = (before.phase, before.stage, before.step) != (state.phase, state.stage, state.step)
         self.must(added == moved, "I14: one audit record for each transition, and for nothing else")
@@ -375,10 +469,11 @@ class World:
                 "I7: a step up follows a PASS that is already in status",
             )
         if state.phase.terminal:
-            own = self.canary is None and not self.service and not self.named
-            self.must(own, "I12: an ended change leaves nothing of ours behind")
-            self.must(self.held != Held.RUNNING, "I12: an ended change holds no lock")
-        self.tell(f"{state.phase} {state.stage or ''} {state.weight} % {state.reason}: {state.message}"[:150])
+            named = any(way.named for way in self.ways.values())
+            own = self.canary is None and not self.service and not named
+            self.must(own or change.name != MAIN, "I12: an ended change leaves nothing of ours behind")
+            self.must(self.uid != "d" or self.held != Held.RUNNING, "I12: an ended change holds no lock")
+        self.tell(f"{change.change_id} {state.phase} {state.stage or ''} {state.weight} % {state.reason}: {state.message}"[:150])
         return str(self.version)
 
     def must(self, holds: bool, rule: str) -> None:
@@ -388,22 +483,30 @@ class World:
     async def apply(self, intent: Intent, observation: Observation) -> None:
         self.refuse_sometimes()
         self.tell(f"  -> {type(intent).__name__} {getattr(intent, 'weight', '')}")
-        approved = self.state.started_at is not None
+        state = self.changes[observation.change.name].state
+        approved = state.started_at is not None
         match intent:
             case Mark():
+                self.mine(intent.deployment)
                 self.held, self.paused = intent.held.value, True
             case Release():
+                self.mine(intent.deployment)
                 self.held, self.paused = "", False
             case Promote():
-                self.must(approved and self.state.weight in (0, 100), "I2: only an approved revision is rolled out")
+                self.mine(intent.deployment)
+                self.must(approved and state.weight in (0, 100), "I2: only an approved revision is rolled out")
                 self.held, self.paused = Held.PROMOTING.value, False
             case Restore():
+                self.mine(intent.deployment)
                 self.revision, self.held, self.paused = "old", Held.RESTORING.value, False
             case DeleteReplicaSet():
                 rejected = intent.replica_set.revision != "old"
                 stands = bool(self.own["old"].ready_at)
                 self.must(rejected and self.paused and stands, "I5: only a rejected one, paused, stable standing")
                 self.own.pop(intent.replica_set.revision)
+            case SetFloor():
+                assert self.scaler
+                self.scaler = replace(self.scaler, min_replicas=intent.min_replicas, ours=True)
             case CreateService():
                 self.service = True
             case CreateCanary():
@@ -412,45 +515,76 @@ class World:
             case ScaleCanary():
                 if self.canary is None:
                     raise ConflictError("NotFound", "no canary")
-                self.canary.scale(intent.replicas, self.now)
+                self.canary.scale(intent.replicas, self.now, self.trouble.ready_after)
             case Shift():
-                if intent.weight > self.weight:
-                    self.must(approved, "I2: weight only for an approved revision")
-                    self.must(self.named, "the canary is named before it has weight")
-                    self.must(self.canary_ready() >= need(SIZE, intent.weight), "I4: capacity, then traffic")
-                if intent.weight < self.weight:
-                    self.must(
-                        sum(self.ready(r) for r in self.own) >= SIZE - 2, "I3: traffic returns to ready pods only"
-                    )
-                self.weight, self.named, self.written_at = intent.weight, True, self.now
+                self.shift(self.ways[intent.route], intent.weight, approved=approved)
             case PutBack():
-                self.must(self.weight == 0, "the canary is named until it has no weight")
-                self.named, self.written_at = False, self.now
+                way = self.ways[intent.route]
+                self.must(way.weight == 0, "the canary is named until it has no weight")
+                way.named, way.written_at = False, self.now
             case DeleteCanary(kind="Deployment"):
-                self.must(self.weight == 0 and not self.named, "I4: traffic, drain, then capacity")
+                unused = all(way.weight == 0 and not way.named for way in self.ways.values())
+                self.must(unused, "I4: traffic, drain, then capacity")
                 self.canary = None
             case DeleteCanary():
                 self.must(self.canary is None, "a Service outlives the pods behind it")
                 self.service = False
             case _:
                 raise NotImplementedError(intent)
-        if not self.state.promoted:
-            self.must(len(self.own["old"].ready_at) == SIZE, "I3: no stable pod goes before promotion")
+        if not state.promoted and self.uid == "d" and self.size >= SIZE:
+            self.must(len(self.own["old"].ready_at) >= SIZE, "I3: no stable pod goes before promotion")
+
+    def shift(self, way: Way, weight: int, *, approved: bool) -> None:
+        if way.refusal:
+            raise way.refusal
+        up = sum(self.ready(revision) for revision in self.own)
+        if weight > way.weight:
+            self.must(approved, "I2: weight only for an approved revision")
+            self.must(way.named, "the canary is named before it has weight")
+            self.must(self.canary_ready() >= need(SIZE, weight), "I4: capacity, then traffic")
+        if weight < way.weight and self.uid == "d":
+            self.must(up >= min(SIZE, self.size) - 2 and up > 0, "I3: traffic returns to ready pods only")
+        elif weight < way.weight and self.canary_ready():
+            waited = self.since - (self.trouble.unowned_at or 0)
+            self.must(up > 0 or waited >= (600 if self.uid else 10), "I5: the only healthy version carries the traffic")
+        way.weight, way.named, way.written_at = weight, True, self.now
+
+    def mine(self, d: Deployment) -> None:
+        """A write carries the resource version of the Deployment that it rests on."""
+        if d.uid != self.uid:
+            raise ConflictError("Conflict", "it is another Deployment")
 
     async def record(self, namespace: str, record: Record) -> None:
-        raise NotImplementedError
+        self.version += 1
+        known = self.changes.get(record.name)
+        new = Change(namespace, record.name, str(record.spec["changeId"]), ChangeType.STANDARD, f"uid-{self.version}")
+        made = replace(
+            known.change if known else replace(new, finalizer=True, created_at=self.now),
+            resource_version=str(self.version),
+            deployments=tuple(record.spec["deployments"]),
+            revision=str(record.spec.get("revision", "")),
+            problem=str(record.spec.get("problem", "")),
+            spec=record.spec,
+        )
+        self.changes[record.name] = Known(made, known.state if known else State())
+        self.tell(f"{made.change_id} is recorded{': ' + made.problem if made.problem else ''}")
 
     async def finalizer(self, change: Change, *, present: bool) -> None:
-        self.change = replace(self.change, finalizer=present)
+        known = self.changes[change.name]
+        self.changes[change.name] = replace(known, change=replace(known.change, finalizer=present))
 
     async def forget(self, namespace: str, name: str) -> None:
-        raise NotImplementedError
+        self.changes.pop(name, None)
 
     async def mark(self, d: Deployment, held: Held) -> None:
-        raise NotImplementedError
+        self.mine(d)
+        self.held, self.paused = held.value, True
+        self.tell(f"held: {held}")
 
     async def release(self, d: Deployment) -> None:
-        raise NotImplementedError
+        self.mine(d)
+        self.held, self.paused = "", False
+        self.tell("released")
 
     async def event(self, subject: dict[str, Any], reason: str, message: str, *, warning: bool) -> None:
         return
