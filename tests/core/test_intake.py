@@ -1,6 +1,7 @@
 """What a held Deployment asks for."""
 
-from datetime import date
+from dataclasses import replace
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ def known(phase: Phase, change_id: str = ID, revision: str = "new", own: str = "
 
 
 def asked(d: Deployment, *changes: tuple[Change, Other], running: str = "old") -> Any:
-    sets = [ReplicaSet("shop-1", "r", "1", running, 2, 2, 1)]
+    sets = [ReplicaSet("shop-1", "r", "1", running, 2, 2, 1)] if running else []
     return intake(Ask(d, sets, changes, [c.change_id for c, _ in changes]), TODAY)
 
 
@@ -50,6 +51,34 @@ def test_a_new_template_is_recorded_with_who_asked_and_what_they_said() -> None:
 
 def test_a_template_that_runs_already_is_released() -> None:
     assert asked(deployment(revision="old")) == LetGo()
+
+
+def test_a_template_that_ran_last_is_released_when_its_deployment_is_created_anew() -> None:
+    bare = {"running": ""}
+    older = known(Phase.COMPLETED, "CHG-20261120-001", "older")
+    assert asked(deployment(revision="older"), older, **bare) == LetGo()
+    newest = (older[0], replace(older[1], revisions={"shop": "new"}, ended_at=datetime(2026, 11, 22, tzinfo=UTC)))
+    assert isinstance(asked(deployment(revision="older"), older, newest, **bare), Record), "others came after it"
+    assert isinstance(asked(deployment(revision="older"), older), Record), "other pods serve"
+
+
+@pytest.mark.parametrize(
+    ("changes", "released"),
+    [
+        ({}, True),
+        ({"cause": "Withdrawn"}, False),
+        ({"uids": {"shop": "u"}}, False),
+        ({"phase": Phase.PROGRESSING}, False),
+    ],
+    ids=["alone", "withdrawn", "the same", "not on its way back"],
+)
+def test_what_a_canary_alone_serves_is_released_when_its_deployment_is_created_anew(
+    changes: dict[str, Any], released: bool
+) -> None:
+    change, other = known(Phase.ROLLING_BACK)
+    left = replace(other, cause="DeploymentDeleted", uids={"shop": "deleted"})
+    assert asked(deployment(), (change, replace(left, **changes)), running="") == (LetGo() if released else None)
+    assert asked(deployment(), (change, left)) is None, "other pods serve"
 
 
 @pytest.mark.parametrize("held", ["", "rejected"])

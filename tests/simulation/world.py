@@ -473,7 +473,11 @@ class World:
             own = self.canary is None and not self.service and not named
             self.must(own or change.name != MAIN, "I12: an ended change leaves nothing of ours behind")
             self.must(self.uid != "d" or self.held != Held.RUNNING, "I12: an ended change holds no lock")
-        self.tell(f"{change.change_id} {state.phase} {state.stage or ''} {state.weight} % {state.reason}: {state.message}"[:150])
+        self.tell(
+            f"{change.change_id} {state.phase} {state.stage or ''} {state.weight} % {state.reason}: {state.message}"[
+                :150
+            ]
+        )
         return str(self.version)
 
     def must(self, holds: bool, rule: str) -> None:
@@ -506,7 +510,7 @@ class World:
                 self.own.pop(intent.replica_set.revision)
             case SetFloor():
                 assert self.scaler
-                self.scaler = replace(self.scaler, min_replicas=intent.min_replicas, ours=True)
+                self.scaler = replace(self.scaler, min_replicas=intent.min_replicas)
             case CreateService():
                 self.service = True
             case CreateCanary():

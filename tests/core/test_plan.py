@@ -1,0 +1,100 @@
+"""The next write: what may be written, what must not be yet, and what does not wait for another."""
+
+from dataclasses import replace
+from typing import Any
+
+from controller.core.model import (
+    CanaryParts,
+    Change,
+    Deployment,
+    Observation,
+    Phase,
+    Pod,
+    ReplicaSet,
+    Route,
+    RouteOriginal,
+    Seen,
+    ServicePair,
+    Stage,
+    State,
+    Strategy,
+    Target,
+)
+from controller.core.plan import Shift, plan
+from controller.core.policy import ChangeType
+
+CHANGE = Change("demo", "chg-1", "CHG-20261123-001", ChangeType.NORMAL, "uid", "1")
+
+
+def target(name: str, **fields: Any) -> Target:
+    made = Target(
+        name=name,
+        uid=f"uid-{name}",
+        revision="new",
+        strategy=Strategy.CANARY,
+        stable_revision="old",
+        replicas=4,
+        selector_key="app",
+        services=(ServicePair(name, f"{name}-canary", (80,)),),
+        routes=(original(name),),
+    )
+    return replace(made, **fields)
+
+
+def original(name: str) -> RouteOriginal:
+    return RouteOriginal("HTTPRoute", "demo", name, ([{"name": name}],))
+
+
+def deployment(name: str, **fields: Any) -> Deployment:
+    made = Deployment(
+        name=name, namespace="demo", uid=f"uid-{name}", resource_version="1", replicas=4, total=4, updated=0, ready=4,
+        available=4, observed=True, paused=True, held="running", change=CHANGE.change_id, revision="new", template={},
+        selector={"app": name}, recreate=False, unavailable_max=1, progress_deadline_seconds=600, min_ready_seconds=0,
+        annotations={}, labels={},
+    )  # fmt: skip
+    return replace(made, **fields)
+
+
+def route(name: str, weight: int | None, **fields: Any) -> Route:
+    return replace(
+        Route(f"HTTPRoute/demo/{name}", weight, intact=False, accepted=True, original=original(name)), **fields
+    )
+
+
+def pods(count: int, *, ready: bool = True) -> tuple[Pod, ...]:
+    return tuple(Pod(f"p{i}", f"p{i}", ready, leaving=False, restarts=0) for i in range(count))
+
+
+def canary(name: str, ready: int = 4) -> CanaryParts:
+    endpoints = {f"{name}-canary": ready}
+    return CanaryParts(deployment(f"{name}-canary"), (f"{name}-canary",), endpoints, pods(ready))
+
+
+def seen(name: str, weight: int | None = 50, **fields: Any) -> Seen:
+    made = Seen(
+        deployment=deployment(name),
+        replica_sets=(ReplicaSet(f"{name}-old", "old", "1", "old", 4, 4, 1),),
+        canary=canary(name),
+        routes=(route(name, weight),),
+    )
+    return replace(made, **fields)
+
+
+def observed(**found: Seen) -> Observation:
+    return Observation(CHANGE, found, None)
+
+
+def state(phase: Phase, stage: Stage | None, *targets: Target, **fields: Any) -> State:
+    return State(phase=phase, stage=stage, targets=targets, **fields)
+
+
+def test_what_has_its_stable_pods_goes_back_while_another_one_is_waited_for() -> None:
+    waiting = state(Phase.ROLLING_BACK, Stage.RECOVER, target("gone"), target("shop"), weight=50)
+    intent = plan(waiting, observed(gone=seen("gone", deployment=None, replica_sets=()), shop=seen("shop")))
+    assert (isinstance(intent, Shift) and (intent.target.name, intent.weight)) == ("shop", 0)
+
+
+def test_a_deployment_that_was_created_anew_is_not_written() -> None:
+    anew = seen("shop", 0, deployment=deployment("shop", uid="anew", held="true"), routes=(), canary=CanaryParts())
+    for stage in (Stage.RECOVER, Stage.RETURN, Stage.CLEAN):
+        assert plan(state(Phase.ROLLING_BACK, stage, target("shop"), promoted=True), observed(shop=anew)) is None
