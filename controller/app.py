@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from urllib.parse import urlsplit
 
 import structlog
@@ -24,6 +25,7 @@ from controller.errors import ConflictError, LeaseLostError, PermanentError, Ser
 from controller.measure import Measuring
 from controller.metrics.presets import PRESETS
 from controller.metrics.source import Prometheus
+from controller.notify import Notifier
 from controller.reconcile import Reconciler
 from controller.settings import Settings
 from controller.telemetry import Telemetry
@@ -142,8 +144,26 @@ class _Process:
         )
         self.prometheus = Prometheus(settings.prometheus_url, timeout=settings.prometheus_timeout)
         self.measuring = Measuring(self.prometheus, self._running, self._wake, self.telemetry.prometheus_answers, now)
+        self.notifier = Notifier(
+            settings.sinks,
+            cluster=settings.cluster or "",
+            owed=lambda sink: self.cluster.changes.by("owed", sink),
+            known=self.cluster.known,
+            leads=self.lease.held,
+            wake=self._wake,
+            reports=self.telemetry,
+            now=now,
+        )
+        for sink in settings.sinks:
+            self.telemetry.sink(sink.name, partial(self.notifier.oldest, sink.name))
         self.reconciler = Reconciler(
-            self.cluster, Writer(client), self.telemetry, leads=self.lease.held, measured=self._measured, now=now
+            self.cluster,
+            Writer(client),
+            self.telemetry,
+            leads=self.lease.held,
+            measured=self._measured,
+            now=now,
+            outbox=self.notifier,
         )
 
     def _running(self) -> Iterable[tuple[Change, State]]:
@@ -161,6 +181,8 @@ class _Process:
 
     def _look_at(self, key: Key) -> None:
         self.queue.add(key, urgent=self._urgent(key))
+        if key.kind == "ChangeRequest":
+            self.notifier.look()
 
     async def work(self, key: Key) -> None:
         """One look at one key, and when to look again."""
@@ -251,6 +273,7 @@ class _Process:
             group.create_task(self.lease.keep())
             group.create_task(self.measuring.run(self.settings.measure_interval))
             group.create_task(self.look_at_all())
+            group.create_task(self.notifier.run())
             group.create_task(self.queue.run(self.work, workers=self.settings.workers))
 
     # --- What it serves ---
@@ -304,6 +327,7 @@ async def _run(settings: Settings, client: Client) -> None:
         identity=process.lease.identity,
         listen=str(settings.listen),
         prometheus=urlsplit(settings.prometheus_url).hostname,
+        sinks=[sink.name for sink in settings.sinks],
     )
     background: list[asyncio.Task[None]] = [asyncio.create_task(cache.run()) for cache in process.cluster.caches]
     try:

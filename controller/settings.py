@@ -11,8 +11,9 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError, PydanticUndefined
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from controller.core.codec import format_duration, parse_duration
+from controller.core.codec import FieldError, format_duration, parse_duration
 from controller.errors import PermanentError
+from controller.sinks import Sink, parse_sinks
 
 PREFIX = "SERIN_"
 IDENTITY = "system:serviceaccount:serin-system:serin"
@@ -87,6 +88,21 @@ def _name(value: str) -> str:
     return value
 
 
+def _sinks(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_sinks(value)
+    except FieldError as error:
+        raise _mend(error.mend, value=f"{error.path} {error.value}".strip()) from None
+
+
+def _cluster(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", value):
+        raise _mend("write a short name, like prod-eu")
+    return value
+
+
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 
 
@@ -116,6 +132,12 @@ class Settings(BaseSettings):
     )
     listen: Annotated[Address, NoDecode, BeforeValidator(_address)] = Field(
         default=Address("127.0.0.1", 9810), description="where /metrics, /healthz and /readyz are served"
+    )
+    sinks: Annotated[tuple[Sink, ...], NoDecode, BeforeValidator(_sinks)] = Field(
+        default=(), description="who is notified: a list as JSON, or the file or folder with it"
+    )
+    cluster: Annotated[str, BeforeValidator(_cluster)] | None = Field(
+        default=None, description="the name of this cluster, as notifications show it"
     )
     log_level: LogLevel = Field(default=LogLevel.INFO, description="debug, info, warning or error")
     log_format: LogFormat = Field(default=LogFormat.JSON, description="json, or console for people")
@@ -177,7 +199,7 @@ def help_text() -> str:
     lines = []
     for name, field in Settings.model_fields.items():
         default = "required" if field.default is PydanticUndefined else f"default {_shown(field.default)}"
-        note = "" if field.default is None else f" ({default})"
+        note = "" if field.default in (None, ()) else f" ({default})"
         lines += [_variable(name) + note, f"    {field.description}"]
     return "\n".join(lines)
 

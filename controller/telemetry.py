@@ -20,6 +20,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from controller.core.change import printable
 from controller.core.model import Change, Evidence, Observation, Phase, Ruling, State, Verdict
+from controller.core.notices import overdue
 from controller.settings import LogFormat, LogLevel
 
 TEXT_MAX = 2000
@@ -81,6 +82,7 @@ class _Seen:
     state: State
     weights: dict[str, int]
     ratios: dict[tuple[str, str, str], float]
+    overdue: tuple[str, ...]
 
 
 class _Changes(Collector):
@@ -103,9 +105,14 @@ class _Changes(Collector):
         ratio_max = gauge("measured_ratio_max", "Share of bad requests above which a rule is broken.", "rule")
         breach = gauge("breach_seconds", "How long a limit has been exceeded, on the data's clock.", "target", "rule")
         breach_max = gauge("breach_seconds_max", "How long until the change is rolled back.", "rule")
+        late = gauge("deadline_overdue", "Always 1; the label says which deadline of people is missed.", "deadline")
         for key, seen in list(self.known.items()):
             state = seen.state
+            for deadline in seen.overdue:
+                late.add_metric((seen.change.namespace, seen.change.change_id, deadline), 1)
             if state.ended_at and self._now() - state.ended_at > ENDED_KEPT:
+                if seen.overdue:
+                    continue
                 del self.known[key]
                 continue
             kind = seen.change.type.value if seen.change.type else "unknown"
@@ -127,7 +134,7 @@ class _Changes(Collector):
                 breach_max.add_metric((*names, rule.name), rule.sustained.total_seconds())
             for b in state.breaches:
                 breach.add_metric((*names, b.target, b.rule), b.bad_for.total_seconds())
-        yield from (phase, reason, step, desired, actual, ratio, ratio_max, breach, breach_max)
+        yield from (phase, reason, step, desired, actual, ratio, ratio_max, breach, breach_max, late)
 
 
 # --- What the reconciler calls ---
@@ -137,6 +144,7 @@ class Telemetry:
     """Counts, gauges and log lines of one process. `now` tells the time (UTC)."""
 
     def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._now = now
         self.registry = registry = CollectorRegistry()
         self._changes = _Changes(now)
         registry.register(self._changes)
@@ -161,6 +169,15 @@ class Telemetry:
         self._leader = Gauge("serin_leader", "1 while this process leads.", registry=registry)
         self._prometheus_up = Gauge("serin_prometheus_up", "1 while Prometheus answers.", registry=registry)
         self._admission = Gauge("serin_admission_up", "1 while the admission policies are there.", registry=registry)
+        self._notifications = Counter(
+            "serin_notifications", "Attempts to tell a sink something.", ("sink", "outcome"), registry=registry
+        )
+        self._oldest_notice = Gauge(
+            "serin_notification_oldest_seconds",
+            "Age of the oldest notice that a sink is owed.",
+            ("sink",),
+            registry=registry,
+        )
         build = Gauge("serin_build_info", "Always 1; the version is a label.", ("version",), registry=registry)
         build.labels(version("serin")).set(1)
 
@@ -169,8 +186,13 @@ class Telemetry:
 
         `observation` is what `after` rests on.
         """
+        policy = after.policy or observation.policy
         self._changes.known[change.namespace, change.name] = _Seen(
-            change, after, _weights(observation), {} if after.phase.terminal else _ratios(observation)
+            change,
+            after,
+            _weights(observation),
+            {} if after.phase.terminal else _ratios(observation),
+            overdue(after, policy, self._now()) if policy else (),
         )
         if _gist(before) == _gist(after):
             return
@@ -229,6 +251,14 @@ class Telemetry:
     def forget(self, namespace: str, name: str) -> None:
         """The ChangeRequest is gone: so are its series."""
         self._changes.known.pop((namespace, name), None)
+
+    def sink(self, name: str, oldest: Callable[[], timedelta]) -> None:
+        """There is a sink; `oldest` is asked at every scrape."""
+        self._oldest_notice.labels(name).set_function(lambda: oldest().total_seconds())
+
+    def notified(self, sink: str, outcome: str) -> None:
+        """An attempt to deliver a notice: `delivered`, or one word for why not."""
+        self._notifications.labels(sink, outcome).inc()
 
     def reconciled(self, took: timedelta) -> None:
         self._reconcile.observe(took.total_seconds())

@@ -17,6 +17,7 @@ VALUES = {
     "replicas: 2": "replicas: {{ .Values.replicas }}",
     "image: serin:0.1.0": 'image: "{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}"',
     "value: http://prometheus.monitoring:9090": "value: {{ .Values.prometheusUrl | quote }}",
+    "secretName: serin-sinks": "secretName: {{ .Values.sinksSecret | quote }}",
     "resources:\n          requests: {cpu: 100m, memory: 128Mi}\n          limits: {memory: 512Mi}": (
         "resources: {{- .Values.resources | toYaml | nindent 10 }}"
     ),

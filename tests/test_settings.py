@@ -8,6 +8,7 @@ import pytest
 
 from controller.errors import PermanentError
 from controller.settings import Address, LogFormat, LogLevel, Settings, help_text, load_settings
+from controller.sinks import Sink
 
 URL = {"SERIN_PROMETHEUS_URL": "http://prometheus:9090"}
 
@@ -36,6 +37,8 @@ def test_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         "kubeconfig": None,
         "namespace": "serin-system",
         "listen": Address("127.0.0.1", 9810),
+        "sinks": (),
+        "cluster": None,
         "log_level": LogLevel.INFO,
         "log_format": LogFormat.JSON,
         "lease_duration": timedelta(seconds=15),
@@ -55,6 +58,8 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         KUBECONFIG="/one:/two",
         SERIN_NAMESPACE="release",
         SERIN_LISTEN="[::]:8080",
+        SERIN_SINKS='[{"name": "chat", "url": "https://hooks.example.com/serin"}]',
+        SERIN_CLUSTER="prod-eu",
         SERIN_LOG_LEVEL="debug",
         SERIN_LOG_FORMAT="console",
         SERIN_LEASE_DURATION="30s",
@@ -67,6 +72,8 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.workers == 8
     assert settings.kubeconfig == "/one:/two"
     assert (settings.listen.host, settings.listen.port, str(settings.listen)) == ("::", 8080, "[::]:8080")
+    assert settings.sinks == (Sink("chat", url="https://hooks.example.com/serin"),)
+    assert settings.cluster == "prod-eu"
     assert settings.log_level.number == 10
     changed = [name for name, field in Settings.model_fields.items() if getattr(settings, name) != field.default]
     assert changed == list(Settings.model_fields), "a variable above is not read"
@@ -91,6 +98,9 @@ def test_what_kubernetes_puts_into_the_environment_does_no_harm(monkeypatch: pyt
         (URL | {"SERIN_LISTEN": "9810"}, "SERIN_LISTEN is '9810': write HOST:PORT, like 127.0.0.1:9810 or [::]:8080"),
         (URL | {"SERIN_LISTEN": "::1:70000"}, "SERIN_LISTEN is '::1:70000': write HOST:PORT"),
         (URL | {"SERIN_NAMESPACE": "Not_A_Name"}, "SERIN_NAMESPACE is 'Not_A_Name': write the name of a namespace"),
+        (URL | {"SERIN_SINKS": "/nowhere"}, "SERIN_SINKS is '/nowhere': it cannot be read: No such file or directory"),
+        (URL | {"SERIN_SINKS": '[{"name": "a"}]'}, "SERIN_SINKS is '[0].url 0': give one of url, urlFile and urlEnv"),
+        (URL | {"SERIN_CLUSTER": "prod eu"}, "SERIN_CLUSTER is 'prod eu': write a short name, like prod-eu"),
         (URL | {"SERIN_LOG_LEVEL": "loud"}, "SERIN_LOG_LEVEL is 'loud': input should be 'debug', 'info', 'warning'"),
         (
             URL | {"SERIN_LEASE_RETRY": "10s"},

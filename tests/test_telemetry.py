@@ -29,9 +29,11 @@ from controller.core.model import (
     Stage,
     State,
     Target,
+    Told,
     Verdict,
 )
-from controller.core.policy import ChangeType, Policy, Slo, Step
+from controller.core.notices import DECLARED
+from controller.core.policy import Approval, ChangeType, Policy, Slo, Step, When
 from controller.settings import LogFormat, LogLevel
 from controller.telemetry import ENDED_KEPT, Telemetry, configure_logs
 
@@ -322,3 +324,35 @@ def test_two_processes_in_one_do_not_share_series() -> None:
     one, other = Telemetry(), Telemetry()
     one.leading(True)
     assert series(other, "serin_leader") == {"": 0}
+
+
+# --- People ---
+
+
+def test_a_missed_deadline_is_shown_as_long_as_it_is_missed_whenever_the_change_ended() -> None:
+    emergency = Policy((Step(100, timedelta()),), approval=Approval(when=When.AFTER, notify_within=timedelta(hours=1)))
+    declared = Told(DECLARED, "dev.serin.emergency.declared", NOW - timedelta(hours=1))
+    state = replace(RUNNING, phase=Phase.COMPLETED, started_at=NOW, policy=emergency, told=(declared,), closed_at=NOW)
+    state = replace(state, ended_at=NOW - ENDED_KEPT - timedelta(seconds=1))
+    telemetry = Telemetry(lambda: NOW)
+    telemetry.decision(CHANGE, state, state, observe(0))
+    for _ in range(2):
+        assert series(telemetry, "serin_deadline_overdue") == {"deadline=notification": 1}
+    assert series(telemetry, "serin_change_step") == {}
+    told = replace(state, notified_at=NOW)
+    telemetry.decision(CHANGE, state, told, observe(0))
+    assert series(telemetry, "serin_deadline_overdue") == {}
+
+
+def test_sinks_are_counted_and_their_oldest_notice_is_asked_for_at_every_scrape() -> None:
+    telemetry, age = Telemetry(), [timedelta(seconds=90)]
+    telemetry.sink("chat", lambda: age[0])
+    telemetry.notified("chat", "failed")
+    telemetry.notified("chat", "delivered")
+    telemetry.notified("chat", "delivered")
+    assert series(telemetry, "serin_notifications_total") == {
+        "sink=chat,outcome=failed": 1,
+        "sink=chat,outcome=delivered": 2,
+    }
+    for age[0] in (timedelta(seconds=90), timedelta()):
+        assert series(telemetry, "serin_notification_oldest_seconds") == {"sink=chat": age[0].total_seconds()}

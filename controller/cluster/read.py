@@ -106,7 +106,7 @@ class Cluster:
             kinds.CHANGES,
             _known,
             self._change_moved,
-            indexes={"id": lambda k: [k.change.change_id], "deployment": _deployments_of},
+            indexes={"id": lambda k: [k.change.change_id], "deployment": _deployments_of, "owed": _owed_to},
         )
         self.decisions = Cache(
             client,
@@ -544,6 +544,11 @@ def _is_ours(raw: Json) -> bool:
 
 def _names(known: Known) -> set[str]:
     return {*known.change.deployments, *(t.name for t in known.state.targets)}
+
+
+def _owed_to(known: Known) -> set[str]:
+    """Sinks that people have not been told by."""
+    return {sink for told in known.state.told for sink in told.owed}
 
 
 def _deployments_of(known: Known) -> list[tuple[str, str]]:

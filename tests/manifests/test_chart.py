@@ -81,6 +81,7 @@ def test_values_arrive() -> None:
         "image.repository=registry.example/serin",
         "image.tag=v9",
         "prometheusUrl=https://prometheus.example",
+        "sinksSecret=hooks",
         "resources.limits.memory=1Gi",
         "policies.install=false",
         "admission.install=false",
@@ -90,6 +91,9 @@ def test_values_arrive() -> None:
     assert (spec["replicas"], container["image"]) == (3, "registry.example/serin:v9")
     assert {"name": "SERIN_PROMETHEUS_URL", "value": "https://prometheus.example"} in container["env"]
     assert container["resources"]["limits"] == {"memory": "1Gi"}
+    assert spec["template"]["spec"]["volumes"] == [
+        {"name": "sinks", "secret": {"secretName": "hooks", "optional": True}}
+    ]
     assert {kind for kind, _, _ in chart if "Policy" in kind} == set()
     assert chart.keys() == kustomized("manifests").keys() - {("Namespace", "", "serin-system")}
 

@@ -3,6 +3,7 @@
 import copy
 import json
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,13 +34,15 @@ def installed(control_plane: Bed) -> Bed:
     return control_plane
 
 
-def test_settings_are_known_and_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_known_and_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert {name.removeprefix(PREFIX).lower() for name in ENVIRONMENT} <= Settings.model_fields.keys()
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SERIN_SINKS", str(tmp_path))  # as the Secret is mounted when there is none
     monkeypatch.delenv("KUBECONFIG", raising=False)
     settings = Settings.model_validate({})
-    assert settings.kubeconfig is None
+    assert (settings.kubeconfig, settings.sinks) == (None, ())
+    assert [mount["mountPath"] for mount in CONTAINER["volumeMounts"]] == [ENVIRONMENT["SERIN_SINKS"]]
     assert settings.listen == ("0.0.0.0", CONTAINER["ports"][0]["containerPort"])
     assert settings.namespace == DEPLOYMENT["metadata"]["namespace"]
     assert settings.lease_duration + settings.lease_retry < timedelta(seconds=20)
