@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from controller.cli import ask, decide, look
+from controller.cli import ask, decide, look, review
 from controller.cli.exits import Exit
 from controller.cli.options import console
 from controller.core.change import printable
@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 policy_app = typer.Typer(help="Work on ChangePolicies.", no_args_is_help=True, rich_markup_mode=None)
 
-for family in (look, decide, ask):
+for family in (look, decide, review, ask):
     family.register(app)
 app.add_typer(policy_app, name="policy")
 

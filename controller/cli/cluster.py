@@ -12,12 +12,14 @@ from typing import Any, TypeAlias
 import yaml
 
 from controller.cli.options import Where
+from controller.cli.waits import REQUESTER, SRE, Wait
 from controller.cluster import manifest
-from controller.cluster.client import Client
+from controller.cluster.client import Client, Resource
 from controller.cluster.kinds import CHANGES, DECISIONS, DEPLOYMENTS, POLICIES, REPLICA_SETS
 from controller.core.change import CHANGE_LABEL, object_name, printable
 from controller.core.codec import FieldError, decode
-from controller.core.model import Change, ReplicaSet, State
+from controller.core.decisions import OF_OTHERS
+from controller.core.model import Action, Change, ReplicaSet, State
 from controller.core.policy import Policy
 from controller.errors import ForbiddenError, NotFoundError, NotServedError, PermanentError, TransientError
 
@@ -25,6 +27,8 @@ Json: TypeAlias = dict[str, Any]
 Known: TypeAlias = tuple[Change, State]
 
 TIMEOUT = timedelta(seconds=10)
+TYPES = Resource("serin.dev", "v1alpha1", "changetypes", "")
+"""Virtual: the rights to decide are verbs on them, by change type."""
 MANAGER = "kubectl-serin"
 PAUSE = timedelta(seconds=1)
 LOOK = timedelta(milliseconds=250)
@@ -37,6 +41,7 @@ class Cluster:
         self._client = client
         self.namespace = namespace
         self.everywhere = everywhere
+        self._may: dict[tuple[str, str, str | None, str], asyncio.Future[bool]] = {}
 
     @classmethod
     @asynccontextmanager
@@ -117,6 +122,35 @@ class Cluster:
             return decode(Policy, raw["spec"], "spec")
         except (PermanentError, FieldError):
             return None
+
+    async def policies(self) -> dict[str, Policy]:
+        """By type, those that can be read and used."""
+        found = {}
+        with suppress(ForbiddenError, NotServedError):
+            for raw in (await self._client.list(POLICIES))[0]:
+                with suppress(FieldError):
+                    found[str(raw["metadata"]["name"])] = decode(Policy, raw.get("spec") or {}, "spec")
+        return found
+
+    async def may(self, verb: str, resource: Resource, namespace: str | None, name: str = "") -> bool:
+        """By RBAC; asked once for each question."""
+        key = (verb, resource.label, namespace, name)
+        if key not in self._may:
+            self._may[key] = asyncio.ensure_future(
+                self._client.access_review(verb, resource.group, resource.plural, namespace, name)
+            )
+        return await self._may[key]
+
+    async def may_end(self, change: Change, state: State, wait: Wait | None, me: str) -> bool:
+        """Whether it is the turn of the person who asks."""
+        if wait is None:
+            return False
+        if wait.verb and change.type:
+            own = Action(wait.verb.title()) in OF_OTHERS and me in (*state.requesters, change.requested_by)
+            return not own and await self.may(wait.verb, TYPES, change.namespace, change.type)
+        if wait.turn == SRE:
+            return await self.may("update", POLICIES, None)
+        return wait.turn == REQUESTER and me == change.requested_by
 
     async def deployment(self, namespace: str, name: str) -> Json | None:
         """None when there is none, or when this person may not read it."""

@@ -1,7 +1,7 @@
 """`approve`, `deny`, `promote`, `pause`, `resume`, `rollback`, `bypass`: what people decide about a change."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,10 +54,10 @@ async def approve(
 
     Exit codes: 0 approved; 1 refused, or there is no such change; with --wait as the change ends, 124 if not in time.
     """
-    fields: dict[str, Any] = {"tests": tests, "over_budget": over_budget}
+    fields: Json = {"tests": tests, "over_budget": over_budget, "reason": reason}
     if expires:
         fields["expires_at"] = now() + duration(expires, "--expires")
-    return await decide(where, change, Action.APPROVE, fields, reason, yes=yes, wait=wait, within=within)
+    return await decide(where, change, Action.APPROVE, lambda: fields, yes=yes, wait=wait, within=within)
 
 
 async def deny(where: Where, change: ChangeID, reason: Reason = "", yes: Yes = False) -> Exit:
@@ -65,7 +65,7 @@ async def deny(where: Where, change: ChangeID, reason: Reason = "", yes: Yes = F
 
     Exit codes: 0 denied; 1 refused, or there is no such change.
     """
-    return await decide(where, change, Action.DENY, {}, asked(reason), yes=yes)
+    return await decide(where, change, Action.DENY, lambda: why(reason), yes=yes)
 
 
 async def promote(
@@ -75,7 +75,7 @@ async def promote(
 
     Exit codes: 0 promoted; 1 refused, or there is no such change; with --wait as the change ends, 124 if not in time.
     """
-    return await decide(where, change, Action.PROMOTE, {}, reason, yes=yes, wait=wait, within=within)
+    return await decide(where, change, Action.PROMOTE, lambda: {"reason": reason}, yes=yes, wait=wait, within=within)
 
 
 async def pause(where: Where, change: ChangeID, reason: Reason = "", yes: Yes = False) -> Exit:
@@ -83,7 +83,7 @@ async def pause(where: Where, change: ChangeID, reason: Reason = "", yes: Yes = 
 
     Exit codes: 0 paused; 1 refused, or there is no such change.
     """
-    return await decide(where, change, Action.PAUSE, {}, asked(reason), yes=yes)
+    return await decide(where, change, Action.PAUSE, lambda: why(reason), yes=yes)
 
 
 async def resume(
@@ -93,7 +93,7 @@ async def resume(
 
     Exit codes: 0 resumed; 1 refused, or there is no such change; with --wait as the change ends, 124 if not in time.
     """
-    return await decide(where, change, Action.RESUME, {}, reason, yes=yes, wait=wait, within=within)
+    return await decide(where, change, Action.RESUME, lambda: {"reason": reason}, yes=yes, wait=wait, within=within)
 
 
 async def rollback(
@@ -104,7 +104,7 @@ async def rollback(
     Exit codes: 0 asked for; 1 refused, or there is no such change; with --wait 3 when it is rolled back, 124 if not
     in time.
     """
-    return await decide(where, change, Action.ROLLBACK, {}, asked(reason), yes=yes, wait=wait, within=within)
+    return await decide(where, change, Action.ROLLBACK, lambda: why(reason), yes=yes, wait=wait, within=within)
 
 
 async def bypass(
@@ -123,8 +123,11 @@ async def bypass(
     length = duration(for_, "--for")
     if length > BYPASS_MAX:
         raise typer.BadParameter(f"{for_!r}: gates stay open for 4h at the most", param_hint="'--for'")
-    fields = {"expires_at": now() + min(length, BYPASS_MAX - CLOCKS)}
-    return await decide(where, change, Action.BYPASS, fields, asked(reason), yes=yes, wait=wait, within=within)
+
+    def fields() -> Json:
+        return {**why(reason), "expires_at": now() + min(length, BYPASS_MAX - CLOCKS)}
+
+    return await decide(where, change, Action.BYPASS, fields, yes=yes, wait=wait, within=within)
 
 
 def asked(text: str, option: str = "--reason", question: str = "Why?") -> str:
@@ -136,6 +139,10 @@ def asked(text: str, option: str = "--reason", question: str = "Why?") -> str:
     raise typer.BadParameter("say it: it is in the record for good", param_hint=f"'{option}'")
 
 
+def why(reason: str) -> Json:
+    return {"reason": asked(reason)}
+
+
 # --- One decision ---
 
 
@@ -143,22 +150,24 @@ async def decide(
     where: Where,
     change_id: str,
     action: Action,
-    fields: Mapping[str, Any],
-    reason: str,
+    fields: Callable[[], Json],
     *,
     yes: bool = False,
     wait: bool = False,
     within: str = "",
 ) -> Exit:
-    """Show the change, ask, write the decision, say what the controller made of it and what follows."""
+    """Show the change, ask, write the decision, say what the controller made of it and what follows.
+
+    `fields`: of `decision`; called when the change has been shown, for it may ask.
+    """
     limit = duration(within, "--timeout") if within else None
     async with where.connect() as cluster:
         change, state = await cluster.look(change_id)
         policy = await cluster.policy(change)
         if why_not := pointless(state, action, policy):
             raise PermanentError("NothingToDecide", f"no {action} of {change.change_id}: {why_not}")
-        made = decision(change, state, action, reason=reason, **fields)
         await show(cluster, change, state, policy)
+        made = decision(change, state, action, **fields())
         confirm(f"{ASKS[action].question} {change.change_id}, revision {state.revision}?", yes=yes)
         stored = await write(cluster, change, action, made)
         await taken_in(cluster, change, stored)

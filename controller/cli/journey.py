@@ -62,6 +62,28 @@ def journey(change: Change, state: State, policy: Policy | None, now: datetime) 
     return Group(*parts)
 
 
+def explanation(
+    change: Change, state: State, wait: Wait | None, me: str, now: datetime, *, may: bool
+) -> RenderableType:
+    """Why a change waits, for whom, until when, and what ends it. `may`: whether it is the turn of `me`."""
+    parts: list[RenderableType] = [_title(change, state)]
+    if state.phase.terminal:
+        parts.append(_outcome(state, now))
+    if wait:
+        parts.append(_wait(wait, now, _you(change, wait, me, may=may)))
+    return Group(*parts)
+
+
+def _you(change: Change, wait: Wait, me: str, *, may: bool) -> str:
+    if may:
+        return f"may do it, {me}"
+    if not wait.verb:
+        return f"need do nothing, {me}" if not wait.command else ""
+    right = f"{wait.verb} changetypes.serin.dev/{change.type} in namespace {change.namespace}"
+    own = " and did not ask for it" if me == change.requested_by else ""
+    return f"may not, {me}: it takes someone who may {right}{own}"
+
+
 def history(records: Iterable[Transition], now: datetime) -> Table:
     """One row for each step of the journey."""
     table = _grid(4)
@@ -184,10 +206,12 @@ STAGES = {
 }
 
 
-def _wait(wait: Wait, now: datetime) -> Group:
+def _wait(wait: Wait, now: datetime, you: str = "") -> Group:
     table = _pairs()
     table.add_row(Text("waiting for", "bold"), _text(wait.what))
     table.add_row("turn", wait.turn)
+    if you:
+        table.add_row("you", _text(you))
     if wait.until:
         left = wait.until - now
         when = f"in {length(left)}" if left > timedelta() else f"{length(-left)} ago"

@@ -1,7 +1,8 @@
-"""`status`, `list`, `wait`, `new-id`: what the changes are doing."""
+"""`status`, `explain`, `list`, `wait`, `new-id`: what the changes are doing, and what they wait for."""
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,12 +11,25 @@ from rich.console import Console
 from rich.live import Live
 
 from controller.cli.exits import Exit, exit_of
-from controller.cli.journey import history, journey
-from controller.cli.listing import listing
-from controller.cli.options import LIST_WIDTH, ChangeID, Where, command, console, duration, now
+from controller.cli.journey import explanation, history, journey
+from controller.cli.listing import COMMAND, CONTEXT, NAMESPACE, PLAIN, WIDE, Row, brief, listing
+from controller.cli.options import (
+    LIST_WIDTH,
+    ChangeID,
+    Format,
+    Output,
+    Where,
+    command,
+    console,
+    dump,
+    duration,
+    now,
+)
+from controller.cli.waits import waiting
 from controller.core.change import next_id, printable
 from controller.core.model import Change, State
 from controller.core.policy import Policy
+from controller.errors import SerinError
 
 if TYPE_CHECKING:
     from controller.cli.cluster import Cluster
@@ -25,6 +39,7 @@ TICK = timedelta(seconds=1)
 
 def register(app: typer.Typer) -> None:
     command(app)(status)
+    command(app)(explain)
     command(app, "list")(list_)
     command(app)(wait)
     command(app, "new-id")(new_id)
@@ -91,18 +106,76 @@ async def _show_lines(
     return state
 
 
-async def list_(where: Where) -> Exit:
+async def list_(
+    where: Where,
+    contexts: Annotated[str, typer.Option(metavar="A,B", help="Of several contexts of the kubeconfig at once.")] = "",
+    mine: Annotated[
+        bool, typer.Option("--mine", "--waiting", help="What waits for me, and the command that ends it.")
+    ] = False,
+    output: Format = None,
+) -> Exit:
     """List changes, oldest first.
 
-    Exit codes: 0 listed; 1 the cluster cannot be read.
+    Exit codes: 0 listed; 1 a cluster cannot be read: it is named, and the others are listed.
+    """
+    names = [name.strip() for name in contexts.split(",") if name.strip()]
+    places = [replace(where, context=name) for name in names] or [where]
+    answers = await asyncio.gather(
+        *(_rows(place, (place.context or "") if names else "", mine=mine) for place in places)
+    )
+    rows = [row for answer in answers if not isinstance(answer, SerinError) for row in answer]
+    if output in (Output.JSON, Output.YAML):
+        dump({"changes": [brief(row) for row in rows]}, output)
+    elif rows:
+        first = [*([CONTEXT] if names else []), *([NAMESPACE] if where.everywhere else [])]
+        columns = [*first, *PLAIN, *(WIDE if output else ()), *([COMMAND] if mine else [])]
+        Console(highlight=False, width=LIST_WIDTH).print(listing(rows, now(), columns))
+    elif not any(isinstance(answer, SerinError) for answer in answers):
+        place = "" if where.everywhere else f" in namespace {where.namespace or 'of the context'}"
+        typer.echo(f"{'Nothing waits for you' if mine else 'No changes'}{place}; of all: kubectl serin list -A")
+    for name, answer in zip(names or [where.context or ""], answers, strict=True):
+        if isinstance(answer, SerinError):
+            said = f"error: {f'context {name}: ' if name else ''}{answer.message}"
+            console(wide=True, stderr=True).print(printable(said, 1000), markup=False)
+    return Exit.ERROR if any(isinstance(answer, SerinError) for answer in answers) else Exit.DONE
+
+
+async def _rows(where: Where, context: str, *, mine: bool) -> list[Row] | SerinError:
+    """Of one cluster; its error, for it is not to hide the others."""
+    try:
+        async with where.connect() as cluster:
+            known, policies = await asyncio.gather(cluster.changes(), cluster.policies())
+            rows = [
+                Row(change, state, waiting(change, state, state.policy or policies.get(change.type or "")), context)
+                for change, state in known
+            ]
+            if not mine:
+                return rows
+            me = await cluster.who_am_i()
+            may = await asyncio.gather(*(cluster.may_end(row.change, row.state, row.wait, me) for row in rows))
+            return [row for row, yes in zip(rows, may, strict=True) if yes]
+    except SerinError as error:
+        return error
+
+
+async def explain(where: Where, change: ChangeID, output: Format = None) -> Exit:
+    """Say why a change waits, for whom, until when, and the command that ends it.
+
+    Exit codes: 0 completed; 3 rolled back; 4 denied; 5 it waits, or is under way; 6 it is held until somebody mends or
+    resumes it; 1 superseded, there is no such change, or the cluster cannot be read.
     """
     async with where.connect() as cluster:
-        if known := await cluster.changes():
-            Console(highlight=False, width=LIST_WIDTH).print(listing(known, now(), everywhere=where.everywhere))
-        else:
-            place = "" if where.everywhere else f" in namespace {cluster.namespace}; of all: kubectl serin list -A"
-            typer.echo(f"No changes{place}")
-    return Exit.DONE
+        found, state = await cluster.look(change)
+        policy = await cluster.policy(found)
+        wait = waiting(found, state, state.policy or policy)
+        me = await cluster.who_am_i()
+        may = await cluster.may_end(found, state, wait, me)
+    row = Row(found, state, wait)
+    if output in (Output.JSON, Output.YAML):
+        dump({**brief(row), "you": {"name": me, "may": may}}, output)
+    else:
+        console().print(explanation(found, state, wait, me, now(), may=may))
+    return exit_of(state)
 
 
 async def wait(

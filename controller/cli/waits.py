@@ -62,6 +62,7 @@ ANNOTATE = "kubectl annotate {deployment} --overwrite"
 INSTALL = "kubectl apply --server-side -k manifests/"
 INSTALL_POLICIES = "kubectl apply --server-side -k policies/"
 EDIT_POLICY = "kubectl edit chgp {type}"
+WINDOWS = "kubectl serin windows --for {change}"
 CONTROLLER_LOG = "kubectl logs -n serin-system deployment/serin"
 
 TURNS: Mapping[str, Turn] = {
@@ -70,7 +71,15 @@ TURNS: Mapping[str, Turn] = {
     "TestsUnverified": gate("approve --tests 'TEXT OR LINK'", "approve"),
     "ApprovalDenied": gate("rollback --reason 'denied afterwards'", "rollback", held=True),
     "Paused": gate("resume", "pause", held=True),
+    "StableOutOfBudget": gate("approve --over-budget", "approve"),
+    "ApprovalOverdue": gate("approve", "approve"),
     "ReviewOverdue": Turn(REVIEWER, "kubectl serin review {other} -n {namespace}", "review", held=True),
+    # Gates: time, unless people with the right to do so go past them
+    "CheckingStable": by_serin(),
+    "OutsideWindow": Turn(SERIN, WINDOWS),
+    "NotBefore": Turn(SERIN, WINDOWS),
+    "Frozen": Turn("the freeze's owner's, or time's", WINDOWS),
+    "NoOpening": by_sre(EDIT_POLICY),
     # What was asked for
     "InvalidChangeID": by_requester(NEW_ID),
     "DuplicateChangeID": by_requester(NEW_ID),
@@ -147,7 +156,7 @@ def waiting(change: Change, state: State, policy: Policy | None) -> Wait | None:
     if not state.reason:
         return Wait("the controller to see it", SRE, command="kubectl get pods -n serin-system  # is it running?")
     turn = turn_of(state)
-    until, then = _until(state, policy) if policy else (None, "")
+    until, then = _until(change, state, policy) if policy else (None, "")
     return Wait(
         what=f"{state.reason}: {state.message}",
         turn=APPROVERS.get(change.type, turn.whose) if change.type and turn.whose is APPROVER else turn.whose,
@@ -206,8 +215,11 @@ def _fill(command: str, change: Change, state: State) -> str:
     )
 
 
-def _until(state: State, policy: Policy) -> tuple[datetime | None, str]:
+def _until(change: Change, state: State, policy: Policy) -> tuple[datetime | None, str]:
     """When the wait ends by itself at the latest, and what happens then."""
+    if state.reason in ("AwaitingApproval", "TestsUnverified") and change.created_at and policy.approval.respond_within:
+        escalated = f"{policy.approval.escalate_to or 'nobody else'} is told; time never approves"
+        return change.created_at + policy.approval.respond_within, escalated
     if state.entered_at is None:
         return None, ""
     if state.stage is Stage.DRAIN:

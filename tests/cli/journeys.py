@@ -23,12 +23,13 @@ from controller.core.model import (
     Transition,
     Verdict,
 )
-from controller.core.policy import ChangeType, Policy, Slo, Step
+from controller.core.policy import Approval, ChangeType, Policy, Slo, Step
 
 START = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 NOW = START + timedelta(minutes=15)
 POLICY = Policy(
     (Step(10, timedelta(minutes=10)), Step(50, timedelta(minutes=10)), Step(100, timedelta(minutes=15))),
+    approval=Approval(respond_within=timedelta(hours=4), escalate_to="engineering-managers"),
     slos=(Slo("latency", Ratio(0.99), burn_max=14.4, slower_than=timedelta(seconds=1)),),
 )
 CHANGE = Change(

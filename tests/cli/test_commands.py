@@ -182,6 +182,51 @@ def test_list(reached: Bed, run: Run) -> None:
     assert run("list", "-n", "cli-empty").out == "No changes in namespace cli-empty; of all: kubectl serin list -A\n"
 
 
+def test_list_for_programs(reached: Bed, run: Run) -> None:
+    found = json.loads(run("list", "-n", SHOP, "-o", "json").out)["changes"]
+    assert [change["exit"] for change in found[:4]] == [5, 0, 3, 5]
+    assert found[3]["waiting"]["command"] == f"kubectl serin approve CHG-20261123-004 -n {SHOP}"
+    assert yaml.safe_load(run("list", "-n", SHOP, "-o", "yaml").out)["changes"] == found
+    wide = run("list", "-n", SHOP, "-o", "wide").out
+    assert "REQUESTED-BY" in wide
+    assert "an engineering manager's" in wide
+
+
+def test_list_of_what_waits_for_me(reached: Bed, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = run("list", "-n", SHOP, "--mine").out
+    assert f"kubectl serin approve CHG-20261123-004 -n {SHOP}" in out
+    assert "CHG-20261123-001" not in out
+    assert run("list", "-n", SHOP, "--waiting").out == out
+    reached.kubectl(
+        "create", "clusterrole", "cli-reader", "--verb=get,list,watch", "--resource=changerequests.serin.dev"
+    )
+    reached.kubectl("create", "clusterrolebinding", "cli-carol", "--clusterrole=cli-reader", "--user=carol")
+    monkeypatch.setenv("KUBECONFIG", str(reached.kubeconfig("carol")))
+    assert "Nothing waits for you" in run("list", "-n", SHOP, "--mine").out
+
+
+def test_several_clusters_at_once_and_one_that_is_away(reached: Bed, run: Run, tmp_path: Path) -> None:
+    config = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
+    here = config["contexts"][0]["context"]
+    config["clusters"].append({"name": "away", "cluster": {"server": "http://127.0.0.1:9"}})
+    config["contexts"] = [{"name": name, "context": {**here, "namespace": SHOP}} for name in ("eu", "us")]
+    config["contexts"].append({"name": "asia", "context": {**here, "cluster": "away"}})
+    (tmp_path / "config").write_text(json.dumps(config))
+    code, out, err = run("list", "--kubeconfig", str(tmp_path / "config"), "--contexts", "eu,asia,us")
+    assert code == 1
+    assert [out.count(f"\n{context}  ") > 3 for context in ("eu", "us", "asia")] == [True, True, False]
+    assert err.startswith("error: context asia: list change")
+
+
+def test_explain(reached: Bed, run: Run) -> None:
+    code, out, _ = run("explain", "CHG-20261123-004", "-n", SHOP)
+    assert code == 5
+    assert "you             may do it, admin" in out
+    assert f"  kubectl serin approve CHG-20261123-004 -n {SHOP}" in out
+    found = json.loads(run("explain", "CHG-20261123-003", "-n", SHOP, "-o", "json").out)
+    assert (found["phase"], found["exit"], found["you"]) == ("RolledBack", 3, {"name": "admin", "may": False})
+
+
 def test_new_id_is_above_those_of_requests_and_of_deployments(reached: Bed, run: Run) -> None:
     today = f"CHG-{datetime.now(UTC):%Y%m%d}-"
     put_here(reached, f"{today}030", COMPLETED)
@@ -274,7 +319,24 @@ def test_what_needs_no_cluster_does_not_load_its_client() -> None:
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-COMMANDS = ["status", "list", "wait", "new-id", "approve", "deny", "promote", "pause", "resume", "rollback", "bypass"]
+COMMANDS = [
+    "status",
+    "explain",
+    "review",
+    "emergency",
+    "revert",
+    "retry",
+    "list",
+    "wait",
+    "new-id",
+    "approve",
+    "deny",
+    "promote",
+    "pause",
+    "resume",
+    "rollback",
+    "bypass",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -2,14 +2,16 @@
 
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from controller.cli.journey import journey, length
-from controller.cli.listing import listing
+from controller.cli.journey import explanation, journey, length
+from controller.cli.listing import COMMAND, CONTEXT, NAMESPACE, PLAIN, WIDE, Column, Row, brief, listing
 from controller.cli.waits import TURNS, waiting
 from controller.core.model import Phase, State
 from controller.core.policy import LowTraffic
@@ -104,23 +106,122 @@ def test_lengths_have_two_units(duration: timedelta, text: str) -> None:
     assert length(duration) == text
 
 
+KNOWN = [
+    (replace(CHANGE, uid="1"), BAKING),
+    (replace(CHANGE, change_id="CHG-20261123-002", created_at=after(-1500)), WAITING),
+    (replace(CHANGE, change_id="\x1b[31m", type=None, created_at=None), State()),
+]
+ROWS = [Row(change, state, waiting(change, state, POLICY), "prod") for change, state in KNOWN]
+
+
+def rows(columns: Sequence[Column]) -> list[str]:
+    console = Console(width=400, color_system=None, highlight=False)
+    with console.capture() as shown:
+        console.print(listing(ROWS, NOW, columns))
+    return [line.rstrip() for line in shown.get().splitlines()]
+
+
 def test_a_change_is_one_row_of_the_list() -> None:
-    known = [
-        (CHANGE, BAKING),
-        (replace(CHANGE, change_id="CHG-20261123-002", created_at=after(-1500)), WAITING),
-        (replace(CHANGE, change_id="\x1b[31m", type=None, created_at=None), State()),
-    ]
-
-    def rows(everywhere: bool) -> list[str]:
-        console = Console(width=250, color_system=None, highlight=False)
-        with console.capture() as shown:
-            console.print(listing(known, NOW, everywhere=everywhere))
-        return [line.rstrip() for line in shown.get().splitlines()]
-
-    assert [re.split(r"\s{2,}", row) for row in rows(everywhere=True)] == [
+    assert [re.split(r"\s{2,}", row) for row in rows([NAMESPACE, *PLAIN])] == [
         ["NAMESPACE", "CHANGE", "TYPE", "PHASE", "STEP", "WEIGHT", "REASON", "AGE"],
         ["shop", "CHG-20261123-001", "normal", "Progressing", "2/3", "50 %", "Baking", "15m"],
         ["shop", "CHG-20261123-002", "normal", "Waiting", "0 %", "AwaitingApproval", "1d1h"],
         ["shop", "\\x1b[31m", "?", "Waiting", "0 %"],
     ]
-    assert max(map(len, rows(everywhere=False))) <= 80
+    assert max(map(len, rows(PLAIN))) <= 80
+
+
+def test_a_wide_row_says_who_asked_whose_turn_it_is_and_until_when() -> None:
+    row = re.split(r"\s{2,}", rows([CONTEXT, *PLAIN, *WIDE, COMMAND])[2])
+    assert row[:1] + row[7:] == [
+        "prod",
+        "alice@example.com",
+        "0 of 1",
+        "an engineering manager's",
+        "21h15m ago",
+        "needs an approval by who may approve changetypes/normal, but not alice@example.com",
+        "kubectl serin approve CHG-20261123-002 -n shop",
+    ]
+
+
+def test_a_program_gets_what_is_known_and_nothing_that_is_empty() -> None:
+    assert brief(ROWS[1]) == {
+        "context": "prod",
+        "namespace": "shop",
+        "change": "CHG-20261123-002",
+        "type": "normal",
+        "phase": "Waiting",
+        "step": 0,
+        "weight": 0,
+        "reason": "AwaitingApproval",
+        "message": WAITING.message,
+        "requestedBy": "alice@example.com",
+        "approval": "0 of 1",
+        "deployments": ["shop"],
+        "revision": "5d41402abc",
+        "createdAt": "2026-11-22T07:00:00.000Z",
+        "exit": 5,
+        "waiting": {
+            "for": f"AwaitingApproval: {WAITING.message}",
+            "turn": "an engineering manager's",
+            "verb": "approve",
+            "until": "2026-11-22T11:00:00.000Z",
+            "then": "engineering-managers is told; time never approves",
+            "command": "kubectl serin approve CHG-20261123-002 -n shop",
+            "wayBack": "kubectl apply -f FILE  # with the manifest that ran before",
+        },
+    }
+
+
+def explained(name: str, me: str, *, may: bool) -> str:
+    change, state, policy = JOURNEYS[name]
+    console = Console(width=80, color_system=None, highlight=False)
+    with console.capture() as shown:
+        console.print(explanation(change, state, waiting(change, state, state.policy or policy), me, NOW, may=may))
+    return "\n".join(line.rstrip() for line in shown.get().splitlines())
+
+
+def test_explain_tells_why_for_whom_until_when_and_how() -> None:
+    assert (
+        explained("awaiting-approval", "alice@example.com", may=False)
+        == """\
+CHG-20261123-001  normal change in namespace shop  Waiting
+waiting for     AwaitingApproval: needs an approval by who may approve
+                changetypes/normal, but not alice@example.com
+turn            an engineering manager's
+you             may not, alice@example.com: it takes someone who may approve
+                changetypes.serin.dev/normal in namespace shop and did not ask
+                for it
+until           12:00:00 UTC, in 3h45m: engineering-managers is told; time never
+                approves
+ends with
+  kubectl serin approve CHG-20261123-001 -n shop
+or go back      with the manifest that ran before
+  kubectl apply -f FILE"""
+    )
+    assert "you             may do it, bob" in explained("awaiting-approval", "bob", may=True)
+    assert "you             need do nothing, bob" in explained("baking", "bob", may=False)
+    assert "outcome" in explained("rolled-back", "bob", may=False)
+
+
+MADE_IN = ("## It has not started", "## The request itself is wrong", "## It waits under way", "## Metrics")
+TROUBLESHOOTING = (Path(__file__).parents[2] / "docs/troubleshooting.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        reason
+        for section in re.split(r"^(?=## )", TROUBLESHOOTING, flags=re.M)
+        if section.startswith(MADE_IN)
+        for reason in re.findall(r"^### (\w+)$", section, re.M)
+    ],
+)
+def test_every_reason_to_hold_says_whose_turn_it_is(reason: str) -> None:
+    """One that is missing: add it to TURNS in controller/cli/waits.py, with the command that ends it."""
+    assert reason in TURNS
+
+
+def test_no_turn_is_told_of_a_reason_that_does_not_exist() -> None:
+    moves = {"Started", "Advanced", "Judged", "Promoting", "Returning", "Draining", "CleaningUp"}
+    assert [reason for reason in TURNS if f"\n### {reason}\n" not in TROUBLESHOOTING and reason not in moves] == []
