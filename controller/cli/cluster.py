@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from controller.cli.options import Where
+from controller.cli.surroundings import Live, surroundings
 from controller.cli.waits import REQUESTER, SRE, Wait
 from controller.cluster import manifest
 from controller.cluster.client import Client, Resource
@@ -185,6 +186,10 @@ class Cluster:
         return await self._client.patch(
             DEPLOYMENTS, meta["namespace"], meta["name"], patch, content_type="json", field_manager=MANAGER
         )
+
+    async def surroundings(self, change: Change, state: State) -> list[Live]:
+        """The Deployments of a change that has not ended, as they are now."""
+        return [] if state.phase.terminal else await surroundings(self._client, change, state)
 
     async def who_am_i(self) -> str:
         return await self._client.who_am_i()

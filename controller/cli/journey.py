@@ -1,8 +1,9 @@
 """The journey of a change as something to print: a pure function of what is remembered and the time."""
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -10,11 +11,12 @@ from rich.text import Text
 
 from controller.cli.waits import Wait, waiting
 from controller.core.change import printable
-from controller.core.codec import format_duration
+from controller.core.codec import format_duration, format_ratio
 from controller.core.model import (
     Change,
     Evidence,
     Phase,
+    Pod,
     Review,
     Ruling,
     Stage,
@@ -24,7 +26,10 @@ from controller.core.model import (
     Transition,
     Verdict,
 )
-from controller.core.policy import Policy, Step
+from controller.core.policy import ChangeType, Policy, Step
+
+if TYPE_CHECKING:
+    from controller.cli.surroundings import Live
 
 BAR = 20
 LABEL = 12
@@ -43,9 +48,14 @@ VERDICT_STYLES = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSI
 DONE, NOW, NEXT, FAILED = ("✔", "green"), ("▶", "cyan"), ("·", "dim"), ("✘", "red")
 
 
-def journey(change: Change, state: State, policy: Policy | None, now: datetime) -> RenderableType:
-    """`policy`: the one of the change's type, shown until the change has started and has a copy of its own."""
-    parts: list[RenderableType] = [_title(change, state), _header(change, state, now), ""]
+def journey(
+    change: Change, state: State, policy: Policy | None, now: datetime, live: Sequence["Live"] = ()
+) -> RenderableType:
+    """`policy`: the one of the change's type, shown until the change has started and has a copy of its own.
+
+    `live`: its Deployments as they are in the cluster, when they were looked at.
+    """
+    parts: list[RenderableType] = [_title(change, state), _header(change, state, now, live), ""]
     if policy := state.policy or policy:
         parts += [_steps(state, policy, now), ""]
     wait = waiting(change, state, policy)
@@ -53,6 +63,10 @@ def journey(change: Change, state: State, policy: Policy | None, now: datetime) 
         parts.append(_outcome(state, now))
     if wait:
         parts.append(_wait(wait, now))
+    if policy and under_watch(state):
+        parts += ["", _limits(change, state, policy, now)]
+    if any(one.pods or one.unseen for one in live):
+        parts += ["", Text("Pods", "bold"), *(_pods(one) for one in live)]
     if state.decisions:
         parts += ["", Text("Decisions (UTC)", "bold"), _decisions(state.decisions, now)]
     if state.evidence:
@@ -117,7 +131,12 @@ def _title(change: Change, state: State) -> Text:
     return Text.assemble((printable(change.change_id, 70), "bold"), place, (state.phase, f"bold {STYLES[state.phase]}"))
 
 
-def _header(change: Change, state: State, now: datetime) -> Table:
+def under_watch(state: State) -> bool:
+    """A breach would roll it back."""
+    return state.phase is Phase.PROGRESSING or (state.phase is Phase.PROMOTING and state.stage is Stage.ROLL)
+
+
+def _header(change: Change, state: State, now: datetime, live: Sequence["Live"]) -> Table:
     table = _pairs()
     form = change.spec or {}
     if description := form.get("description"):
@@ -131,9 +150,19 @@ def _header(change: Change, state: State, now: datetime) -> Table:
     for target in state.targets:
         table.add_row("deployment", _text(_target(target)))
         table.add_row("strategy", _text(f"{target.strategy}, {target.strategy_reason}"))
+        for one in live:
+            if one.name == target.name:
+                for container, text in one.images:
+                    table.add_row("image", _text(f"{container}: {text}"))
+                if one.weights:
+                    table.add_row("traffic", _text(f"{state.weight} % set; {_traffic(one.weights)}"))
     if not state.targets and change.deployments:
         table.add_row("deployment", _text(", ".join(change.deployments)))
     return table
+
+
+def _traffic(weights: Mapping[str, int | None]) -> str:
+    return ", ".join(f"{'mixed' if weight is None else f'{weight} %'} on {key}" for key, weight in weights.items())
 
 
 def _target(target: Target) -> str:
@@ -248,6 +277,65 @@ def _outcome(state: State, now: datetime) -> Table:
     if state.closed_at:
         table.add_row("closed", f"{clock(state.closed_at, now)} UTC")
     return table
+
+
+def _limits(change: Change, state: State, policy: Policy, now: datetime) -> Table:
+    """What would roll it back, and how near it is to that."""
+    table = _pairs()
+    for i, text in enumerate(limits(change, policy)):
+        table.add_row("back to stable" if i == 0 else "", _text(f"{'if' if i == 0 else 'or'} {text}"))
+    sustained = {rule.name: rule.sustained for rule in policy.rules}
+    for breach in state.breaches:
+        if breach.last_bad and breach.last_at and breach.rule in sustained:
+            left = breach.last_at + sustained[breach.rule] - breach.bad_for
+            lasted = f"{length(breach.bad_for)} of {length(sustained[breach.rule])}"
+            text = (
+                f"{breach.rule} of {breach.target} for {lasted}: back at {clock(left, now)} unless a good sample comes"
+            )
+            table.add_row(Text("breach", "red"), _text(text, "red"))
+    return table
+
+
+def limits(change: Change, policy: Policy) -> Iterator[str]:
+    """Each of which alone sends the traffic back to stable."""
+    for rule in policy.rules:
+        what = f"answers slower than {format_duration(rule.slower_than)}" if rule.slower_than else "failed requests"
+        most, window = format_ratio(rule.bad_ratio_max), format_duration(rule.window)
+        yield f"{what} above {most} over {window}, for {format_duration(rule.sustained)} ({rule.name})"
+    if change.type is not ChangeType.EMERGENCY:
+        labels = ", ".join(f"{name}={value}" for name, value in policy.incidents.labels.items())
+        yield f"an alert with {labels} begins"
+    health = policy.health
+    yield f"a pod crashes, over {health.restarts_max} restarts, or too few ready for {length(health.not_ready_max)}"
+    yield f"new pods not ready in {length(health.progress_deadline)}, or no data for {length(policy.no_data_deadline)}"
+
+
+PODS_MOST = 12
+
+
+def _pods(live: "Live") -> Table:
+    table = _grid(5)
+    for kind, pods in live.pods.items():
+        ready = sum(pod.ready and not pod.leaving for pod in pods)
+        table.add_row(f"  {kind}", f"{live.name}: {ready} of {len(pods)} ready", "", "", "")
+        ailing = [pod for pod in pods if not pod.ready or pod.restarts or pod.trouble or pod.leaving]
+        for pod in (pods if len(pods) <= PODS_MOST else ailing)[:PODS_MOST]:
+            table.add_row(
+                "", f"  {printable(pod.name, 63)}", _condition(pod), f"{pod.restarts} restarts", _trouble(pod)
+            )
+    if live.unseen:
+        table.add_row("", f"you may not read {', '.join(live.unseen)} here", "", "", "")
+    return table
+
+
+def _condition(pod: Pod) -> Text:
+    if pod.leaving:
+        return Text("leaving", "dim")
+    return Text("ready", "green") if pod.ready else Text("not ready", "red")
+
+
+def _trouble(pod: Pod) -> Text:
+    return _text(f"{pod.trouble}{f': {pod.detail}' if pod.detail else ''}", "red")
 
 
 def _decisions(rulings: Iterable[Ruling], now: datetime) -> Table:

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich.console import Console
-from rich.live import Live
+from rich.live import Live as Page
 
 from controller.cli.exits import Exit, exit_of
 from controller.cli.journey import explanation, history, journey
@@ -27,12 +28,14 @@ from controller.cli.options import (
 )
 from controller.cli.waits import waiting
 from controller.core.change import next_id, printable
+from controller.core.codec import encode
 from controller.core.model import Change, State
 from controller.core.policy import Policy
 from controller.errors import SerinError
 
 if TYPE_CHECKING:
     from controller.cli.cluster import Cluster
+    from controller.cli.surroundings import Live
 
 TICK = timedelta(seconds=1)
 
@@ -49,8 +52,9 @@ async def status(
     where: Where,
     change: ChangeID,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay and show the journey until it ends.")] = False,
+    output: Format = None,
 ) -> Exit:
-    """Show the journey of a change: steps, evidence, history, and what it waits for.
+    """Show the journey of a change: steps, pods, evidence, decisions, history, and what it waits for.
 
     Exit codes: 0 completed; 3 rolled back; 4 denied; 5 it waits, or is under way; 6 it is held until somebody mends or
     resumes it; 1 superseded, there is no such change, or the cluster cannot be read.
@@ -61,45 +65,68 @@ async def status(
         policy = await cluster.policy(found)
         updates = cluster.follow(found)
         seen, state = await anext(updates)
-        if not watch:
-            out.print(journey(seen, state, policy, now()))
+        live = await cluster.surroundings(seen, state)
+        if output in (Output.JSON, Output.YAML):
+            row = Row(seen, state, waiting(seen, state, state.policy or policy))
+            dump({**brief(row), "status": encode(state), "live": [one.as_data() for one in live]}, output)
+        elif not watch:
+            out.print(journey(seen, state, policy, now(), live))
         elif out.is_terminal:
-            state = await _show_live(out, seen, state, policy, updates)
+            state = await _show_live(out, cluster, Seen(seen, state, live), policy, updates)
         else:
-            state = await _show_lines(out, seen, state, policy, updates)
+            state = await _show_lines(out, Seen(seen, state, live), policy, updates)
     return exit_of(state)
 
 
+class Seen(NamedTuple):
+    change: Change
+    state: State
+    live: "list[Live]"
+
+
 async def _show_live(
-    out: Console, change: Change, state: State, policy: Policy | None, updates: AsyncIterator[tuple[Change, State]]
+    out: Console, cluster: "Cluster", seen: Seen, policy: Policy | None, updates: AsyncIterator[tuple[Change, State]]
 ) -> State:
     """The whole page, every second anew: countdowns move while nothing is written. The last stays on screen."""
+    change, state, live = seen
     coming = asyncio.ensure_future(anext(updates))
+    looking = asyncio.ensure_future(_look_again(cluster, change, state))
     try:
-        with Live(console=out, auto_refresh=False, screen=True, vertical_overflow="crop") as live:
+        with Page(console=out, auto_refresh=False, screen=True, vertical_overflow="crop") as page:
             while True:
-                live.update(journey(change, state, policy, now()), refresh=True)
+                page.update(journey(change, state, policy, now(), live), refresh=True)
                 if state.phase.terminal:
                     return state
                 await asyncio.wait((coming,), timeout=TICK.total_seconds())
                 if coming.done():
                     change, state = coming.result()
                     coming = asyncio.ensure_future(anext(updates))
+                if looking.done():
+                    with suppress(SerinError):  # the page goes on with what was seen last
+                        live = looking.result()
+                    looking = asyncio.ensure_future(_look_again(cluster, change, state))
     finally:
         coming.cancel()
-        out.print(journey(change, state, policy, now()))
+        looking.cancel()
+        out.print(journey(change, state, policy, now(), live))
+
+
+async def _look_again(cluster: "Cluster", change: Change, state: State) -> "list[Live]":
+    await asyncio.sleep(2 * TICK.total_seconds())
+    return await cluster.surroundings(change, state)
 
 
 async def _show_lines(
-    out: Console, change: Change, state: State, policy: Policy | None, updates: AsyncIterator[tuple[Change, State]]
+    out: Console, seen: Seen, policy: Policy | None, updates: AsyncIterator[tuple[Change, State]]
 ) -> State:
     """For pipelines: the page once, then a line for each thing that happens."""
-    out.print(journey(change, state, policy, now()))
+    change, state, live = seen
+    out.print(journey(change, state, policy, now(), live))
     while not state.phase.terminal:
         before = state
         change, state = await anext(updates)
-        seen = {record.at for record in before.history}
-        if new := [record for record in state.history if record.at not in seen]:
+        known = {record.at for record in before.history}
+        if new := [record for record in state.history if record.at not in known]:
             out.print(history(new, now()))
         elif state.reason != before.reason:
             out.print(printable(f"  {now():%H:%M:%S}  {state.reason}: {state.message}", 1000), markup=False)
@@ -144,7 +171,7 @@ async def _rows(where: Where, context: str, *, mine: bool) -> list[Row] | SerinE
     """Of one cluster; its error, for it is not to hide the others."""
     try:
         async with where.connect() as cluster:
-            known, policies = await asyncio.gather(cluster.changes(), cluster.policies())
+            known, policies = await cluster.changes(), await cluster.policies()
             rows = [
                 Row(change, state, waiting(change, state, state.policy or policies.get(change.type or "")), context)
                 for change, state in known

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from controller.cli.journey import journey
+from controller.cli.surroundings import Live
 from controller.core.codec import Ratio
 from controller.core.model import (
     Action,
@@ -15,6 +16,7 @@ from controller.core.model import (
     Change,
     Evidence,
     Phase,
+    Pod,
     Ruling,
     Stage,
     State,
@@ -380,13 +382,35 @@ JOURNEYS: dict[str, tuple[Change, State, Policy | None]] = {
 }
 
 
+LIVE: dict[str, list[Live]] = {
+    "baking": [
+        Live(
+            "shop",
+            images=(("proxy", "envoy:1.40"), ("shop", "shop:v1 → shop:v2")),
+            weights={"HTTPRoute/shop/shop": 50},
+            pods={
+                "stable": tuple(
+                    Pod(f"shop-7d79-{i}", str(i), ready=True, leaving=False, restarts=0) for i in range(14)
+                ),
+                "canary": (
+                    Pod("shop-canary-5d41-a", "a", ready=True, leaving=False, restarts=1),
+                    Pod("shop-canary-5d41-b", "b", False, False, 3, "CrashLoopBackOff", detail="exit 1"),
+                    Pod("shop-canary-5d41-c", "c", ready=True, leaving=True, restarts=0),
+                ),
+            },
+        )
+    ],
+    "settling": [Live("shop", weights={"HTTPRoute/shop/shop": 10, "HTTPRoute/shop/api": None}, unseen=("pods",))],
+}
+"""What was seen around a change, where that is shown."""
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
 def render(name: str) -> str:
     """As it is shown on a terminal of 80 columns without colour; what tables pad is taken off."""
     console = Console(width=80, highlight=False, color_system=None, file=io.StringIO())
-    console.print(journey(*JOURNEYS[name], NOW))
+    console.print(journey(*JOURNEYS[name], NOW, LIVE.get(name, ())))
     assert isinstance(console.file, io.StringIO)
     return "".join(f"{line.rstrip()}\n" for line in console.file.getvalue().splitlines())
 

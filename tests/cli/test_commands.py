@@ -18,11 +18,12 @@ import yaml
 from controller.cli.cluster import kubeconfigs, namespace_of_context
 from controller.cluster.kinds import CHANGES
 from controller.core.model import Phase, State
+from controller.core.template import revision
 from controller.errors import PermanentError
 from testbed.bed import Bed
 from testbed.waiting import eventually
 from tests.cli.conftest import ROOT, Run, Watching, put
-from tests.cli.journeys import BAKING, JOURNEYS
+from tests.cli.journeys import BAKING, JOURNEYS, TARGET
 
 SHOP = "cli-shop"
 ROLLED_BACK, COMPLETED = JOURNEYS["rolled-back"][1], JOURNEYS["completed"][1]
@@ -70,6 +71,29 @@ def test_status_shows_the_journey(reached: Bed, run: Run) -> None:
     assert "▶  step 2      50 %" in out
     assert "08:11:30  Progressing  50 %  Advanced: step 2 of 3: 50 %" in out
     assert "\x1b" not in out
+
+
+def test_status_shows_what_is_in_the_cluster_now(reached: Bed, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    reached.kubectl("create", "deployment", "cart", "--image=cart:v2", "--replicas=2", "-n", SHOP)
+    eventually(lambda: len(reached.get("pods", "-n", SHOP, "-l", "app=cart")["items"]) == 2)
+    template = reached.get("deployment", "cart", "-n", SHOP)["spec"]["template"]
+    stable = {"spec": {"containers": [{"name": "cart", "image": "cart:v1"}]}}
+    target = replace(TARGET, name="cart", revision=revision(template), stable_template=stable)
+    put_here(reached, "CHG-20261123-015", replace(BAKING, targets=(target,)))
+    out = run("status", "CHG-20261123-015", "-n", SHOP).out
+    assert "image           cart: cart:v1 → cart:v2" in out
+    assert "  new  cart: 0 of 2 ready" in out
+    assert len(re.findall(r"    cart-\S+  not ready  0 restarts", out)) == 2
+    found = json.loads(run("status", "CHG-20261123-015", "-n", SHOP, "-o", "json").out)
+    assert found["status"]["phase"] == "Progressing"
+    assert found["live"][0]["images"] == {"cart": "cart:v1 → cart:v2"}
+    reached.kubectl("create", "clusterrole", "cli-only-changes", "--verb=get,list,watch", "--resource=chg")
+    reached.kubectl("create", "clusterrolebinding", "cli-mallory", "--clusterrole=cli-only-changes", "--user=mallory")
+    monkeypatch.setenv("KUBECONFIG", str(reached.kubeconfig("mallory")))
+    out = run("status", "CHG-20261123-015", "-n", SHOP).out
+    assert "deployment      cart, 10 replicas" in out
+    reached.kubectl("delete", "clusterrolebinding", "cli-mallory")
+    reached.kubectl("delete", "chg", "chg-20261123-015", "-n", SHOP)
 
 
 def test_status_of_a_change_that_has_not_started_shows_the_steps_of_its_type(reached: Bed, run: Run) -> None:
