@@ -49,6 +49,8 @@ RIGHTS: Mapping[Resource, str] = {
     kinds.REPLICA_SETS: "list delete",
     kinds.PODS: "list watch",
     kinds.SERVICES: "get list create delete",
+    kinds.CRON_JOBS: "get",
+    kinds.JOBS: "get create",
     kinds.CLAIMS: "list",
     kinds.ENDPOINT_SLICES: "list watch",
     kinds.NETWORK_POLICIES: "get list create delete",

@@ -326,7 +326,7 @@ class Reconciler:
             if new not in before.warnings:
                 reason, _, text = new.partition(": ")
                 goes_on = f"; {change.change_id} goes on with what it started with"
-                message = text if after.phase.terminal else text + goes_on
+                message = text if after.phase.terminal or after.phase is Phase.WAITING else text + goes_on
                 self._tell(_change_ref(change), reason, message, warning=True)
         for ruling in after.decisions[len(before.decisions) :]:
             self._ruled(change, ruling)
@@ -380,10 +380,12 @@ WARNINGS = frozenset(
         "InvalidChangeID",
         "InvalidPolicy",
         "InvalidQuery",
+        "JobFailed",
         "NameTaken",
         "NoData",
         "NoReferenceGrant",
         "NoSuchBucket",
+        "NoSuchJob",
         "NotificationOverdue",
         "NotHeld",
         "OverLimit",

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from controller.core.change import CHANGE_LABEL, PREFIX, check_id
-from controller.core.model import Change, Phase, Stage, State
+from controller.core.change import CHANGE_LABEL, JOB_LABEL, PREFIX, check_id, printable
+from controller.core.model import Change, JobOutcome, Phase, Stage, State
 from controller.core.policy import ChangeType, LowTraffic, Policy
 
 SERIN, REQUESTER, SRE = "Serin's, by itself", "the requester's", "an SRE's"
@@ -74,8 +74,13 @@ TURNS: Mapping[str, Turn] = {
     "StableOutOfBudget": gate("approve --over-budget", "approve"),
     "ApprovalOverdue": gate("approve", "approve"),
     "ReviewOverdue": Turn(REVIEWER, "kubectl serin review {other} -n {namespace}", "review", held=True),
+    "JobFailed": by_requester("kubectl delete job/{job} -n {namespace}  # when it is mended: it runs again"),
+    "NoSuchJob": by_requester(
+        f"kubectl label cronjob/{{cron_job}} -n {{namespace}} {JOB_LABEL}=true  # or create it so"
+    ),
     # Gates: time, unless people with the right to do so go past them
     "CheckingStable": by_serin(),
+    "AwaitingJobs": by_serin(),
     "OutsideWindow": Turn(SERIN, WINDOWS),
     "NotBefore": Turn(SERIN, WINDOWS),
     "Frozen": Turn("the freeze's owner's, or time's", WINDOWS),
@@ -204,7 +209,11 @@ def _fill(command: str, change: Change, state: State) -> str:
     names = [t.name for t in state.targets] or list(change.deployments) or ["NAME"]
     others = [i for i in re.findall(r"CHG-\d{8}-\d{3,6}", state.message) if i != change.change_id]
     annotation = re.search(rf"annotation ({re.escape(PREFIX)}[a-z-]+)", state.message)
+    stopped = (JobOutcome.FAILED, JobOutcome.MISSING, JobOutcome.NOT_OFFERED)
+    run = next((run for run in state.jobs if run.required and run.outcome in stopped), None)
     return command.format(
+        job=run.job if run else "NAME",
+        cron_job=printable(run.cron_job, 60) if run else "NAME",
         change=named(change),
         deployment=f"deployment/{names[0]} -n {change.namespace}",
         namespace=change.namespace,

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from controller.core import template as pod_template
-from controller.core.change import CHANGE_LABEL, PREFIX, RUN_LABEL
+from controller.core.change import CHANGE_LABEL, JOB_LABEL, PREFIX, RUN_LABEL
 from controller.core.codec import decode, parse_moment
 from controller.core.model import (
     Action,
@@ -17,6 +17,8 @@ from controller.core.model import (
     Change,
     Decision,
     Deployment,
+    Job,
+    JobRun,
     Pod,
     ReplicaSet,
     Review,
@@ -183,6 +185,7 @@ def change(raw: Json) -> tuple[Change, State]:
         requested_by=str(spec.get("requestedBy") or ""),
         author=str(spec.get("author") or ""),
         deployments=tuple(spec.get("deployments") or ()),
+        jobs=tuple(spec.get("jobs") or ()),
         revision=str(spec.get("revision") or ""),
         deleting="deletionTimestamp" in meta,
         finalizer=FINALIZER in (meta.get("finalizers") or []),
@@ -215,6 +218,39 @@ def decision(raw: Json) -> Decision:
         expires_at=moment(spec.get("expiresAt")),
         review=decode(Review, review, "spec.review") if review else None,
     )
+
+
+def job(raw: Json, pods: Iterable[Json]) -> Job:
+    """A Job, with the exit code of the container of `pods` that failed last."""
+    status = raw.get("status") or {}
+    conditions = {c["type"]: c for c in status.get("conditions") or [] if c["status"] == "True"}
+    complete, failed = conditions.get("Complete"), conditions.get("Failed")
+    end = failed or complete
+    return Job(
+        name=raw["metadata"]["name"],
+        started_at=moment(status.get("startTime") or raw["metadata"].get("creationTimestamp")),
+        ended_at=moment(end.get("lastTransitionTime")) if end else None,
+        failed=failed is not None,
+        exit_code=_exit_code(pods) if failed or not end else 0,
+        detail=f"{failed.get('reason', '')}: {failed.get('message', '')}" if failed else "",
+    )
+
+
+def _exit_code(pods: Iterable[Json]) -> int | None:
+    containers = (
+        container
+        for pod in pods
+        for kind in ("initContainerStatuses", "containerStatuses")
+        for container in (pod.get("status") or {}).get(kind) or []
+    )
+    ends = (
+        ended
+        for container in containers
+        for state in (container.get("state") or {}, container.get("lastState") or {})
+        if (ended := state.get("terminated")) and ended.get("exitCode")
+    )
+    newest = max(ends, key=lambda ended: str(ended.get("finishedAt") or ""), default=None)
+    return int(newest["exitCode"]) if newest else None
 
 
 def selects(selector: Mapping[str, str] | None, labels: Mapping[str, str]) -> bool:
@@ -329,6 +365,32 @@ def needs_copy(raw: Json, stable: Mapping[str, str], canary: Mapping[str, str]) 
 
 def _misses(selector: Json, stable: Mapping[str, str], canary: Mapping[str, str]) -> bool:
     return selects_all(selector, stable) and not selects_all(selector, canary)
+
+
+def job_from(cron_job: Json, run: JobRun, owner: Change) -> Json:
+    """As `kubectl create job --from=cronjob/…` makes it, but owned by the change.
+
+    It ends by the deadline, and stays until the change goes: it is evidence.
+    """
+    template = cron_job["spec"]["jobTemplate"]
+    meta = template.get("metadata") or {}
+    spec = copy.deepcopy(template["spec"])
+    for key in ("ttlSecondsAfterFinished", "suspend"):
+        spec.pop(key, None)
+    longest = int(run.deadline.total_seconds())
+    spec["activeDeadlineSeconds"] = min(longest, int(spec.get("activeDeadlineSeconds") or longest))
+    made = _owned({"apiVersion": "batch/v1", "kind": "Job"}, run.job, meta.get("labels") or {}, owner)
+    made["metadata"]["annotations"] = {**(meta.get("annotations") or {}), "cronjob.kubernetes.io/instantiate": "manual"}
+    return made | {"spec": spec}
+
+
+def offered(cron_job: Json) -> bool:
+    """Whether changes may run it."""
+    return (cron_job["metadata"].get("labels") or {}).get(JOB_LABEL) == "true"
+
+
+def owned_by(raw: Json, owner: Change) -> bool:
+    return any(reference["uid"] == owner.uid for reference in raw["metadata"].get("ownerReferences") or [])
 
 
 def companion(raw: Json, target: Target, stable: Mapping[str, str], owner: Change) -> Json:

@@ -16,6 +16,7 @@ import structlog
 from controller.cluster import kinds, manifest
 from controller.cluster.cache import Cache
 from controller.cluster.client import Client, Resource
+from controller.core import jobs
 from controller.core import template as pod_template
 from controller.core.change import CHANGE_LABEL, RUN_LABEL
 from controller.core.codec import FieldError
@@ -24,9 +25,11 @@ from controller.core.intake import Ask
 from controller.core.model import (
     CanaryParts,
     Change,
+    CronJob,
     Decision,
     Deployment,
     Held,
+    Job,
     Measurements,
     Observation,
     Other,
@@ -40,7 +43,7 @@ from controller.core.model import (
     State,
     Target,
 )
-from controller.core.policy import Policy, parse_policy
+from controller.core.policy import JOB_NAME, Policy, parse_policy
 from controller.errors import NotFoundError, NotServedError, SerinError
 from controller.traffic import gateway
 
@@ -270,6 +273,7 @@ class Cluster:
             measurements=measurements,
             others=tuple(k.other for k in (*siblings.values(), *same_id) if k.change.uid != change.uid),
             decisions=await self._decisions(change, state),
+            cron_jobs=await self._cron_jobs(change, state, policy),
             environment=self.lacking,
         )
 
@@ -303,6 +307,32 @@ class Cluster:
     def policy(self, change: Change) -> Policy | None:
         """The one in force for its type, if it can be used."""
         return self._policy_for(change)[0]
+
+    async def _cron_jobs(self, change: Change, state: State, policy: Policy | None) -> Mapping[str, CronJob]:
+        """What is to be run before the start; nothing afterwards."""
+        rules = jobs.wanted(change, policy) if policy and state.phase is Phase.WAITING else ()
+        names = [rule.cron_job for rule in rules if JOB_NAME.fullmatch(rule.cron_job)]
+        found = await asyncio.gather(*(self._cron_job(change, state, name) for name in names))
+        return dict(zip(names, found, strict=True))
+
+    async def _cron_job(self, change: Change, state: State, name: str) -> CronJob:
+        job = await self._job(change, pod_template.job_name(change.name, state.revision, name))
+        try:
+            found = await self._client.get(kinds.CRON_JOBS, change.namespace, name)
+        except NotFoundError:
+            return CronJob(found=False, job=job)
+        return CronJob(found=True, offered=manifest.offered(found), job=job)
+
+    async def _job(self, change: Change, name: str) -> Job | None:
+        """The Job of that name, if it is this change's."""
+        try:
+            raw = await self._client.get(kinds.JOBS, change.namespace, name)
+        except NotFoundError:
+            return None
+        if not manifest.owned_by(raw, change):
+            return None
+        pods = await self._items(kinds.PODS, change.namespace, f"batch.kubernetes.io/job-name={name}")
+        return manifest.job(raw, pods)
 
     def _policy_for(self, change: Change) -> tuple[Policy | None, str]:
         if change.type is None:

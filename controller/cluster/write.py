@@ -10,7 +10,7 @@ from typing import Any
 
 from controller.cluster import kinds, manifest
 from controller.cluster.client import Client
-from controller.core.change import HELD, REQUESTED_BY, printable
+from controller.core.change import HELD, JOB_LABEL, REQUESTED_BY, printable
 from controller.core.codec import encode
 from controller.core.intake import Record
 from controller.core.model import Change, Deployment, Held, Observation, State, Target
@@ -27,11 +27,12 @@ from controller.core.plan import (
     PutBack,
     Release,
     Restore,
+    RunJob,
     ScaleCanary,
     SetFloor,
     Shift,
 )
-from controller.errors import AlreadyExistsError, NotFoundError, PermanentError
+from controller.errors import AlreadyExistsError, ConflictError, NotFoundError, PermanentError
 from controller.traffic import gateway
 
 Json = dict[str, Any]
@@ -251,6 +252,14 @@ class Writer:
         resource = {"Deployment": kinds.DEPLOYMENTS, "Service": kinds.SERVICES, **kinds.COMPANIONS}[intent.kind]
         await self._delete(resource, observation.change.namespace, intent.name)
 
+    @apply.register
+    async def _(self, intent: RunJob, observation: Observation) -> None:
+        change, run = observation.change, intent.run
+        cron_job = await self._client.get(kinds.CRON_JOBS, change.namespace, run.cron_job)
+        if not manifest.offered(cron_job):
+            raise ConflictError("Conflict", f"CronJob {run.cron_job} has lost its label {JOB_LABEL}")
+        await self._create(kinds.JOBS, change.namespace, manifest.job_from(cron_job, run, change))
+
     async def _create(self, resource: Any, namespace: str, made: Json) -> None:
         """Create one of our objects; that ours is there already is no error, that someone else's is, is."""
         name = made["metadata"]["name"]
@@ -262,7 +271,7 @@ class Writer:
                 o["uid"] == made["metadata"]["ownerReferences"][0]["uid"]
                 for o in found["metadata"].get("ownerReferences") or []
             ):
-                message = f"{resource.kind} {name} exists and is not ours: rename it, the canary needs that name"
+                message = f"{resource.kind} {name} exists and is not ours: rename it, the change needs that name"
                 raise PermanentError("NameTaken", message) from error
 
     async def _delete(self, resource: Any, namespace: str, name: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 
-from controller.core.policy import ChangeType
+from controller.core.policy import JOB_NAME, ChangeType
 
 PREFIX = "serin.dev/"
 CHANGE_LABEL = PREFIX + "change"
@@ -15,6 +15,11 @@ HELD = PREFIX + "held"
 REQUESTED_BY = PREFIX + "requested-by"
 RETRY = PREFIX + "retry"
 """Names a change that was rolled back: its revision may be run again."""
+JOBS = PREFIX + "jobs"
+"""Names CronJobs, separated by commas, that are to be run before the change starts."""
+JOBS_MAX = 10
+JOB_LABEL = PREFIX + "job"
+"""`true` on a CronJob: whoever may name it in a change may have it run."""
 AUTO = "auto"
 
 _ID = re.compile(r"CHG-(\d{4})(\d{2})(\d{2})-\d{3,6}")
@@ -89,6 +94,17 @@ def change_type(annotations: Mapping[str, str]) -> ChangeType | Problem:
         return Problem(
             "UnknownType", f"annotation {PREFIX}type is {printable(text, 40)!r}: write standard, normal or emergency"
         )
+
+
+def job_names(annotations: Mapping[str, str]) -> list[str] | Problem:
+    """The CronJobs that a Deployment asks to be run before its change starts."""
+    names = list(dict.fromkeys(name.strip() for name in annotations.get(JOBS, "").split(",") if name.strip()))
+    if bad := next((name for name in names if not JOB_NAME.fullmatch(name)), ""):
+        mend = "write names of CronJobs, separated by commas"
+        return Problem("InvalidAnnotation", f"annotation {JOBS} names {printable(bad, 60)!r}: {mend}")
+    if len(names) > JOBS_MAX:
+        return Problem("InvalidAnnotation", f"annotation {JOBS} names {len(names)} CronJobs: write at most {JOBS_MAX}")
+    return names
 
 
 def check_form(annotations: Mapping[str, str]) -> Problem | None:

@@ -319,6 +319,7 @@ RULES = {
             gates.review_overdue,
             checks.metrics_unreachable,
             gates.stable_out_of_budget,
+            gates.jobs_pending,
         ),
         advance=start,
     ),
@@ -408,7 +409,7 @@ def recheck_after(state: State, policy: Policy, now: datetime) -> timedelta | No
     if state.phase.terminal:
         return None if state.closed_at else _until_overdue(state, now)
     if state.phase is Phase.WAITING:
-        return timedelta(minutes=1)
+        return timedelta(seconds=2) if state.reason == "AwaitingJobs" else timedelta(minutes=1)
     soon = timedelta(seconds=1)
     if state.phase is Phase.PROGRESSING and state.settled_at:
         left = state.settled_at + checks.bake(state, policy) - now

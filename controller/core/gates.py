@@ -5,11 +5,11 @@ Checks like those of `checks`; what is pre-approved (a revert) or bypassed does 
 
 from datetime import datetime
 
-from controller.core import slo
+from controller.core import jobs, slo
 from controller.core.checks import Finding
 from controller.core.codec import format_ratio
 from controller.core.decisions import approvals, bypass, last, objection, pause
-from controller.core.model import Action, Observation, Phase, State, Strategy
+from controller.core.model import Action, JobOutcome, Observation, Phase, State, Strategy
 from controller.core.policy import ChangeType, FirstDeployment, Policy, When
 
 
@@ -81,7 +81,7 @@ def review_overdue(state: State, observation: Observation, policy: Policy, now: 
     return None
 
 
-ABOUT_STABLE = ("CheckingStable", "StableOutOfBudget")
+ABOUT_STABLE = ("CheckingStable", "StableOutOfBudget", "NoSuchJob", "JobFailed", "AwaitingJobs")
 """While a change waits for one of these, stable is measured."""
 
 
@@ -108,6 +108,26 @@ def stable_out_of_budget(state: State, observation: Observation, policy: Policy,
                 way_on = f"mend that, or approve it knowing that: {_run('approve', observation)} --over-budget"
                 message = f"{rule.name} of {target.name} is broken before the change: {share}; {way_on}"
                 return Finding("StableOutOfBudget", message)
+    return None
+
+
+def jobs_pending(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """What is to be run right before the start, when all else lets it start: backups, tests."""
+    if free(state, observation, policy, now):
+        return None
+    change = observation.change
+    required = [run for run in state.jobs if run.required]
+    if run := next((run for run in required if run.outcome in jobs.UNFIT), None):
+        return Finding("NoSuchJob", jobs.unfit(run, change))
+    if run := next((run for run in required if run.outcome is JobOutcome.FAILED), None):
+        way_on = f"mend it and have it run again: {jobs.again(run, change)}"
+        return Finding("JobFailed", f"{jobs.failed(run, change)}; {way_on}; or {_run('bypass', observation)}")
+    if under_way := [run for run in state.jobs if run.outcome in (JobOutcome.PENDING, JobOutcome.RUNNING)]:
+        names = ", ".join(run.job for run in under_way)
+        trouble = f"; {observation.refusal}" if observation.refusal else ""
+        return Finding(
+            "AwaitingJobs", f"running before the start: {names} (kubectl get job -n {change.namespace}){trouble}"
+        )
     return None
 
 

@@ -12,6 +12,7 @@ from controller.core.change import (
     change_type,
     check_form,
     check_id,
+    job_names,
     next_id,
     object_name,
     printable,
@@ -132,12 +133,16 @@ def _spec(d: Deployment, change_id: str, revision: str = "") -> JSON:
     """The form as the annotations claim it; the requester as admission stamped it."""
     kind = change_type(d.annotations)
     problem = kind if isinstance(kind, Problem) else check_form(d.annotations)
+    jobs = job_names(d.annotations)
+    if isinstance(jobs, Problem):
+        problem, jobs = problem or jobs, []
     form = {} if isinstance(problem, Problem) and problem.reason == "InvalidAnnotation" else _form(d.annotations)
     spec = {
         "changeId": change_id,
         "type": printable(d.annotations.get(PREFIX + "type", ChangeType.NORMAL), 32) or "?",
         "requestedBy": printable(d.annotations.get(PREFIX + "requested-by", ""), 250),
         "deployments": [d.name],
+        "jobs": jobs,
         "revision": revision,
         "problem": str(problem or ""),
         **form,

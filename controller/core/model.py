@@ -88,6 +88,19 @@ class Outcome(StrEnum):
     FAILED = "Failed"
 
 
+class JobOutcome(StrEnum):
+    """How a Job before the start did."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    MISSING = "Missing"
+    """There is no CronJob of that name."""
+    NOT_OFFERED = "NotOffered"
+    """Its CronJob is not labelled to be run by changes."""
+
+
 class Verdict(StrEnum):
     PASS = "PASS"  # noqa: S105 (it is no password)
     FAIL = "FAIL"
@@ -222,6 +235,23 @@ class Ruling:
 
 
 @dataclass(frozen=True)
+class JobRun:
+    """A Job before the start, and what came of it."""
+
+    cron_job: str
+    job: str
+    """Its name: of the change, the revision and the CronJob, so that an amended template has it run anew."""
+    required: bool = True
+    deadline: timedelta = timedelta(minutes=10)
+    outcome: JobOutcome = JobOutcome.PENDING
+    exit_code: int | None = None
+    detail: str = ""
+    """Why it failed, as Kubernetes says."""
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Transition:
     """The audit record of one step of the journey."""
 
@@ -298,6 +328,8 @@ class State:
     """By whom it may start, or how many approvals there are of how many."""
     decisions: tuple[Ruling, ...] = ()
     """What people decided about it, oldest first."""
+    jobs: tuple[JobRun, ...] = ()
+    """What was run before the start."""
     review_due_at: datetime | None = None
     closed_at: datetime | None = None
     """The change has ended and its review, if it needs one, is done."""
@@ -509,6 +541,8 @@ class Change:
     author: str = ""
     """Who is claimed to have written what is changed."""
     deployments: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
+    """CronJobs that it asks to be run before it starts, beside those of its policy."""
     revision: str = ""
     """Set when Serin numbered the change (`auto`): it is for this revision alone."""
     deleting: bool = False
@@ -542,6 +576,30 @@ class Decision:
     review: Review | None = None
     authorized: bool | None = None
     """Whether its author may decide that now, by RBAC; None: not asked at this look."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A Job that was made for a change. Without a moment of its end it runs, or is to run."""
+
+    name: str
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    failed: bool = False
+    exit_code: int | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class CronJob:
+    """What a change names to be run before it starts, and the Job that was made of it for this revision.
+
+    `found`: there is such a CronJob. `offered`: its label lets changes run it.
+    """
+
+    found: bool
+    offered: bool = False
+    job: Job | None = None
 
 
 @dataclass(frozen=True)
@@ -604,6 +662,8 @@ class Observation:
     measurements: Measurements | None = None
     others: tuple[Other, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    cron_jobs: Mapping[str, CronJob] = field(default_factory=dict)
+    """Those that are to be run before the start, by name; read until then."""
     environment: tuple[str, ...] = ()
     """`Reason: text` for what the controller itself lacks: admission policies, rights."""
     refusal: str = ""

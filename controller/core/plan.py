@@ -11,6 +11,8 @@ from controller.core.checks import need, rolled, stable_covers, targets
 from controller.core.model import (
     Deployment,
     Held,
+    JobOutcome,
+    JobRun,
     Observation,
     Phase,
     ReplicaSet,
@@ -128,8 +130,22 @@ class DeleteCanary(Intent):
     name: str
 
 
+@dataclass(frozen=True)
+class RunJob(Intent):
+    """Make the Job of a CronJob, as `kubectl create job --from` does."""
+
+    run: JobRun
+
+
 def plan(state: State, observation: Observation) -> Intent | None:
-    return next((write for target, seen in targets(state, observation) for write in _writes(state, target, seen)), None)
+    writes = (write for target, seen in targets(state, observation) for write in _writes(state, target, seen))
+    return next(writes, None) or next(_jobs(state), None)
+
+
+def _jobs(state: State) -> Iterator[Intent]:
+    """While the change waits for nothing else."""
+    if state.phase is Phase.WAITING and state.reason == "AwaitingJobs":
+        yield from (RunJob(state.targets[0], run) for run in state.jobs if run.outcome is JobOutcome.PENDING)
 
 
 def _writes(state: State, target: Target, seen: Seen) -> Iterator[Intent]:

@@ -136,12 +136,30 @@ class Health:
 
 
 @dataclass(frozen=True)
+class JobRule:
+    """A Job that is made, before the start, from the CronJob of this name in the change's namespace."""
+
+    cron_job: str
+    required: bool = True
+    """It must succeed; the failure of another one is a warning."""
+    deadline: timedelta = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Before:
+    """What is done when all else lets the change start: backups, tests."""
+
+    jobs: tuple[JobRule, ...] = ()
+
+
+@dataclass(frozen=True)
 class Policy:
     """The spec of a ChangePolicy; its name is the change type."""
 
     steps: tuple[Step, ...]
     approval: Approval = Approval()
     review: ReviewRules = ReviewRules()
+    before: Before = Before()
     window: Window = field(default_factory=Window)
     metrics: Source = Source()
     error_rate: ErrorRate = ErrorRate()
@@ -185,6 +203,8 @@ class Policy:
 
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _SERVICE_ACCOUNT = re.compile(r"system:serviceaccount:[a-z0-9-]{1,63}:[a-z0-9.-]{1,253}")
+JOB_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,50}[a-z0-9])?")
+"""Names that a CronJob may have."""
 _SLO_NAME = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
 
 
@@ -223,8 +243,19 @@ def parse_policy(spec: JSON, presets: frozenset[str]) -> Policy:
     if bad := next((name for name in policy.incidents.labels if not _LABEL.fullmatch(name)), None):
         raise FieldError("spec.incidents.labels", bad, "write a Prometheus label name: letters, digits and _")
     _check_approval(policy.approval)
+    _check_jobs(policy.before.jobs)
     check_window(policy.window)
     return policy
+
+
+def _check_jobs(jobs: tuple[JobRule, ...]) -> None:
+    names = [rule.cron_job for rule in jobs]
+    for i, rule in enumerate(jobs):
+        path = f"spec.before.jobs[{i}]"
+        if not JOB_NAME.fullmatch(rule.cron_job) or names.count(rule.cron_job) > 1:
+            raise FieldError(f"{path}.cronJob", rule.cron_job, "write the name of a CronJob, each one once")
+        if not timedelta(seconds=1) <= rule.deadline <= timedelta(hours=4):
+            raise FieldError(f"{path}.deadline", format_duration(rule.deadline), "write a duration from 1s to 4h")
 
 
 def _check_approval(approval: Approval) -> None:

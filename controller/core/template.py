@@ -44,6 +44,14 @@ def copy_name(deployment: str, source: str) -> str:
     return f"{deployment[:27]}-{source[:28]}-canary"
 
 
+def job_name(change: str, revision: str, cron_job: str) -> str:
+    """Of a Job before the start; within the 63 characters that a label may have."""
+    name = f"{change}-{revision}-{cron_job}"
+    if len(name) <= 63:
+        return name
+    return f"{name[:54].rstrip('-.')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
 def canary_value(value: str) -> str:
     return f"{value}-canary"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from controller.core import gates
+from controller.core import gates, jobs
 from controller.core.change import REQUESTED_BY
 from controller.core.checks import has_capacity, ours, recovered, rolled, route_pending, served, targets, too_few_ready
 from controller.core.decisions import take_in
@@ -33,7 +33,10 @@ def track(state: State, observation: Observation, policy: Policy, now: datetime)
     state = replace(state, targets=tuple(_follow(state, t, seen, now) for t, seen in targets(state, observation)))
     state = replace(
         state,
-        warnings=tuple(filter(None, (observation.policy_problem, *observation.environment))),
+        warnings=(
+            *filter(None, (observation.policy_problem, *observation.environment)),
+            *jobs.warnings(state, observation.change),
+        ),
         settled_at=_settled_at(state, observation, policy, now),
         weighted_at=_weighted_at(state, observation, now),
     )
@@ -56,6 +59,8 @@ def _ask_around(state: State, observation: Observation, policy: Policy, now: dat
         revert=_is_revert(found, observation),
     )
     state = take_in(state, observation, policy, now)
+    state = replace(state, jobs=jobs.follow(state, observation, policy))
+    state = replace(state, warnings=jobs.warnings(state, observation.change))
     return replace(state, approval=gates.approval(state, observation, policy, now))
 
 

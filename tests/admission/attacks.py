@@ -116,6 +116,21 @@ def service(labels: dict[str, str]) -> Object:
     }
 
 
+def job() -> Object:
+    """The backup that was never made, as the Job of a change."""
+    pod = {"restartPolicy": "Never", "containers": [{"name": "backup", "image": "backup:1"}]}
+    meta = {"name": "chg-20261123-001-backup", "labels": {RUN: ID}}
+    return {"metadata": meta, "spec": {"template": {"spec": pod}}}
+
+
+def with_job(scene: Scene) -> Scene:
+    assert scene.serin.create("jobs", job()).ok
+    return scene
+
+
+JOB_DONE = {"status": {"startTime": "2026-11-23T08:00:00Z", "succeeded": 1}}
+
+
 def label_own_service(scene: Scene) -> Answer:
     assert scene.attacker.create("services", service({})).ok
     return scene.attacker.patch("services", "mine", {"metadata": {"labels": {RUN: ID}}})
@@ -375,6 +390,20 @@ OWN = [
         lambda s: s,
         lambda s: s.attacker.create("services", service({RUN: ID})),
         behind=(WRITTEN,),
+    ),
+    Attack(
+        "a Job that is made for a change",
+        CLAIMED,
+        lambda s: s,
+        lambda s: s.attacker.create("jobs", job()),
+        behind=(WRITTEN,),
+    ),
+    Attack(
+        "the outcome of a change's Job",
+        WRITTEN,
+        with_job,
+        patch(JOB_DONE, "jobs", "chg-20261123-001-backup", sub="status"),
+        by=("admin",),
     ),
     Attack("a Service that becomes a canary's", CLAIMED, lambda s: s, label_own_service, behind=(WRITTEN,)),
     *(Attack(f"delete of the canary's {each}", WRITTEN, Scene.canary, forbidden_delete(each)) for each in CANARIES),

@@ -34,6 +34,7 @@ _GROUPS = {
     "services": "api/v1",
     "networkpolicies": "apis/networking.k8s.io/v1",
     "poddisruptionbudgets": "apis/policy/v1",
+    "jobs": "apis/batch/v1",
     "changerequests": "apis/serin.dev/v1alpha1",
 }
 

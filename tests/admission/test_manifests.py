@@ -11,7 +11,7 @@ from tests.admission.test_controls import SHIPPED
 RBAC: list[Object] = list(yaml.safe_load_all((REPOSITORY / "manifests" / "rbac.yaml").read_text()))
 POLICIES = [each for each in SHIPPED if each["kind"].endswith("Policy")]
 NOT_SERIN = {"name": "not-serin", "expression": f"request.userInfo.username != '{SERIN}'"}
-RIGHTS = 58
+RIGHTS = 61
 
 
 def names(objects: list[Object]) -> list[str]:
