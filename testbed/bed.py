@@ -211,6 +211,7 @@ class Bed:
 
     def _start_control_plane(self) -> None:
         self._tokens = control_plane.write_credentials(self.directory, self.options.users)
+        control_plane.write_audit_policy(self.directory)
         for user, token in self._tokens.items():
             path = self.directory / f"{user}.kubeconfig"
             path.write_text(json.dumps(control_plane.kubeconfig(self.directory, self.host, user, token), indent=1))

@@ -38,6 +38,17 @@ def write_credentials(directory: Path, users: Mapping[str, Sequence[str]]) -> di
     return tokens
 
 
+def write_audit_policy(directory: Path) -> None:
+    """Writes to Serin's kinds and to Deployments go into the API server's `audit.log`, one JSON a line."""
+    writes = {"level": "Metadata", "verbs": ["create", "update", "patch", "delete"], "omitStages": ["RequestReceived"]}
+    rules = [
+        {**writes, "resources": [{"group": "serin.dev"}, {"group": "apps", "resources": ["deployments"]}]},
+        {"level": "None"},
+    ]
+    policy = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules}
+    (directory / "audit-policy.yaml").write_text(json.dumps(policy))  # JSON is YAML
+
+
 def ec_private_key() -> str:
     """A new P-256 key as PEM (SEC 1, RFC 5915; the public half is optional there and computed by the reader)."""
     order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -84,6 +95,8 @@ def processes(directory: Path, host: str) -> tuple[Process, Process, Process]:
             f"--service-account-signing-key-file={service_account_key}",
             "--service-cluster-ip-range=10.96.0.0/16",
             "--allow-privileged=true",
+            f"--audit-policy-file={directory}/audit-policy.yaml",
+            f"--audit-log-path={directory}/audit.log",
             "--profiling=false",
         ],
         directory / "kube-apiserver.log",
