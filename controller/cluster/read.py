@@ -56,13 +56,18 @@ ROUTE_LAG = timedelta(milliseconds=500)
 RIGHTS_MAX = timedelta(seconds=2)
 """An authorizer that hangs delays no rollback by more than that."""
 
+_MUTATING = ("serin-hold", "serin-stamp", "serin-decider", "serin-decision-owner")
+_VALIDATING = (
+    *("serin-guard", "serin-children", "serin-own", "serin-requests"),
+    *("serin-decisions", "serin-decisions-change", "serin-decisions-account"),
+)
 REQUIRED_POLICIES = {
-    kinds.MUTATING_POLICIES: ("serin-hold",),
-    kinds.MUTATING_BINDINGS: ("serin-hold",),
-    kinds.VALIDATING_POLICIES: ("serin-guard", "serin-children", "serin-own"),
-    kinds.VALIDATING_BINDINGS: ("serin-guard", "serin-children", "serin-own"),
+    kinds.MUTATING_POLICIES: _MUTATING,
+    kinds.MUTATING_BINDINGS: _MUTATING,
+    kinds.VALIDATING_POLICIES: _VALIDATING,
+    kinds.VALIDATING_BINDINGS: _VALIDATING,
 }
-"""Without these an approval could be gone around: no change starts."""
+"""Without these an approval could be gone around, or forged: no change starts."""
 
 
 class Key(NamedTuple):

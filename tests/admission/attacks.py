@@ -9,18 +9,22 @@ from dataclasses import dataclass
 
 from tests.admission.cluster import (
     BY,
+    CHG,
     DEPLOYMENT_CONTROLLER,
     HELD,
     ID,
     LABEL,
     RECREATE,
+    ROBOT,
     RUN,
     Answer,
     Object,
     Scene,
     annotate,
     change_request,
+    decision,
     deployment,
+    in_hours,
     label,
     new_image,
     template,
@@ -147,9 +151,9 @@ FORGED_NAME_AND_LABELLED = {"metadata": {"labels": {LABEL: ID}, "annotations": {
 EMERGENCY_NEW = {**new_image(), **annotate(type="emergency")}
 UNLABEL_WITH_TEMPLATE = {**new_image("shop:3"), **label(None)}
 NOT_HELD = "it was not held"
-AMENDMENT = "does not name its author"
+AMENDMENT = "does not name who asks"
 LOCKED = "an edit of spec.paused, spec.strategy"
-RUNNING = "a new pod template, change ID, type or strategy was refused"
+RUNNING = "a new pod template, change ID, type, author or strategy was refused"
 
 GUARD = [
     Attack(
@@ -343,6 +347,12 @@ CHILDREN = [
         by=(DEPLOYMENT_CONTROLLER,),
     ),
 ]
+
+
+def delete_all_deployments(scene: Scene) -> Answer:
+    return scene.attacker.request("DELETE", f"apis/apps/v1/namespaces/{scene.namespace}/deployments")
+
+
 ENFORCE = [
     Attack(
         "unlabelled creation",
@@ -363,6 +373,13 @@ ENFORCE = [
         "deleting Deployment",
         lambda s: s.held().enforce(),
         lambda s: s.attacker.delete("deployments", "shop"),
+        by=("alice",),
+    ),
+    Attack(
+        "delete of all while held",
+        "deleting Deployment",
+        lambda s: s.held().enforce(),
+        delete_all_deployments,
         by=("alice",),
     ),
     Attack(
@@ -454,7 +471,49 @@ OWN_SCALE = [
         patch({"spec": {"replicas": 0}}, name="shop-canary", sub="scale"),
     ),
 ]
-CHG = "chg-20261123-001"
+
+
+def emergency_held(scene: Scene) -> Scene:
+    """olaf, who is on call, has declared an emergency; it waits for its route."""
+    body = {**new_image(), **annotate(type="emergency")}
+    answer = scene.running().user("olaf").patch("deployments", "shop", body, "strategic-merge-patch")
+    assert answer.ok, answer
+    return scene
+
+
+GUARD += [
+    Attack(
+        "emergency under another ID",
+        "takes the verb declare",
+        emergency_held,
+        patch(label("CHG-20261123-002")),
+        by=("alice",),
+    ),
+    Attack(
+        "emergency over a running change",
+        "takes the verb declare",
+        lambda s: s.marked("running"),
+        strategic({**new_image("shop:3"), **annotate(type="emergency")}),
+        by=("alice",),
+    ),
+    Attack("author while running", RUNNING, lambda s: s.marked("running"), patch(annotate(author="carol"))),
+]
+
+
+def request_of(status: Object | None = None, **spec: str) -> Callable[[Scene], Scene]:
+    return lambda scene: scene.asked(status=status, **spec)
+
+
+def create_request(name: str = CHG, **spec: object) -> Act:
+    return lambda s: s.attacker.create("changerequests", {**change_request(**spec), "metadata": {"name": name}})
+
+
+def amend(**spec: object) -> Act:
+    return patch({"spec": spec}, "changerequests", CHG)
+
+
+RULING = {"uid": "d", "action": "Approve", "by": "alice", "at": "2026-11-23T08:00:00Z", "revision": "5d8f"}
+ANOTHER_TYPE = "was refused: as "
 REQUESTS = [
     Attack(
         "status",
@@ -503,6 +562,217 @@ REQUESTS = [
         ),
         names=CHG,
     ),
+    Attack("one ID in two records", "so name it ", lambda s: s, create_request("mine"), names="mine"),
+    Attack(
+        "another ID for a record",
+        "another change ID for ",
+        Scene.asked,
+        amend(changeId="CHG-20261123-002"),
+        by=("bob",),
+        names=CHG,
+    ),
+    Attack(
+        "revision claimed in a request",
+        "spec.revision and spec.problem of ",
+        lambda s: s,
+        create_request(revision="5d8f"),
+        names=CHG,
+    ),
+    Attack(
+        "problem taken from a request",
+        "spec.revision and spec.problem of ",
+        request_of(problem="NotStandard: the image"),
+        amend(problem=None),
+        by=("bob",),
+        names=CHG,
+    ),
+    Attack(
+        "emergency requested without the verb",
+        "takes the verb declare",
+        lambda s: s,
+        create_request(type="emergency"),
+        by=("alice",),
+        names=CHG,
+    ),
+    Attack(
+        "request made an emergency",
+        "takes the verb declare",
+        Scene.asked,
+        amend(type="emergency"),
+        by=("bob",),
+        names=CHG,
+    ),
+    Attack(
+        "request made standard after its approval",
+        ANOTHER_TYPE,
+        request_of({"decisions": [RULING]}),
+        amend(type="standard"),
+        by=("bob",),
+        names=CHG,
+    ),
+    Attack(
+        "type of a request while it runs",
+        ANOTHER_TYPE,
+        request_of({"phase": "Progressing"}),
+        amend(type="standard"),
+        by=("bob",),
+        names=CHG,
+    ),
+    Attack(
+        "Deployments of a request while it runs",
+        "other Deployments for ",
+        request_of({"phase": "Progressing"}),
+        amend(deployments=["cart"]),
+        by=("bob",),
+        names=CHG,
+    ),
+]
+
+
+# ---- decisions
+
+
+def decide(action: str = "Approve", **spec: object) -> Act:
+    return lambda scene: scene.attacker.create("changedecisions", scene.decision(action, **spec))
+
+
+def before_the_change(scene: Scene) -> Answer:
+    """For a ChangeRequest that is not there yet: its name is known beforehand, its uid is not."""
+    return scene.attacker.create("changedecisions", decision())
+
+
+def with_a_made_up_owner(scene: Scene) -> Answer:
+    body = decision()
+    owner = {"apiVersion": "serin.dev/v1alpha1", "kind": "ChangeRequest", "name": CHG, "uid": "made-up"}
+    body["metadata"]["ownerReferences"] = [owner]
+    return scene.attacker.create("changedecisions", body)
+
+
+def copied_from(scene: Scene, place: Scene) -> Answer:
+    """What alice has decided in `place`, word for word, in this namespace."""
+    made = place.admin.get("changedecisions", place.decided()).body
+    return scene.attacker.create("changedecisions", {**decision(), "spec": made["spec"]})
+
+
+def copied_from_another_namespace(scene: Scene) -> Answer:
+    return copied_from(scene, Scene(scene.bed, namespace_labels=scene.namespace_labels).asked())
+
+
+def for_the_one_that_was_deleted(scene: Scene) -> Answer:
+    """Approved, the request deleted and made again under the same name: the copy of the approval names the first."""
+    made = scene.admin.get("changedecisions", scene.decided()).body
+    assert scene.admin.delete("changerequests", CHG).ok
+    scene.asked()
+    return scene.attacker.create("changedecisions", {**decision(), "spec": made["spec"]})
+
+
+def edit_decision(body: Object) -> Act:
+    return lambda scene: scene.attacker.patch("changedecisions", scene.decided(), body)
+
+
+def delete_decision(scene: Scene) -> Answer:
+    return scene.attacker.delete("changedecisions", scene.decided("Pause"))
+
+
+def delete_all_decisions(scene: Scene) -> Answer:
+    scene.decided("Pause")
+    path = f"apis/serin.dev/v1alpha1/namespaces/{scene.namespace}/changedecisions"
+    return scene.attacker.request("DELETE", path)
+
+
+NO_SUCH = "was refused: in namespace "
+MAY_NOT = " may not "
+ENDED = {"phase": "Completed", "endedAt": "2026-11-23T09:00:00Z"}
+CLOSED = {**ENDED, "closedAt": "2026-11-23T10:00:00Z"}
+DECISIONS = [
+    Attack("decision before its change exists", NO_SUCH, lambda s: s, before_the_change),
+    Attack("decision with an owner that is made up", NO_SUCH, lambda s: s, with_a_made_up_owner),
+    Attack("decision copied from another namespace", NO_SUCH, lambda s: s, copied_from_another_namespace),
+    Attack(
+        "decision for another change's uid",
+        NO_SUCH,
+        Scene.asked,
+        decide(change="CHG-20261123-002"),
+        names="CHG-20261123-002",
+    ),
+    Attack("decision for a request that was made again", NO_SUCH, Scene.asked, for_the_one_that_was_deleted),
+    Attack("approval without the verb", MAY_NOT, Scene.asked, decide(), by=("carol", "olaf")),
+    Attack(
+        "approval of an emergency with the verb for normal",
+        MAY_NOT,
+        request_of(type="emergency"),
+        decide(type="emergency"),
+        by=("alice",),
+    ),
+    Attack("bypass without the verb", MAY_NOT, Scene.asked, decide("Bypass"), by=("alice",)),
+    Attack("rollback without the verb", MAY_NOT, Scene.asked, decide("Rollback"), by=("carol",)),
+    Attack(
+        "bypass for a week",
+        "ends at most 4 hours",
+        Scene.asked,
+        decide("Bypass", expiresAt=in_hours(168)),
+        by=("dora", "admin"),
+    ),
+    Attack("approval that is over", ") is past", Scene.asked, decide(expiresAt=in_hours(-1))),
+    Attack(
+        "owner of a decision taken",
+        "an edit of ",
+        Scene.asked,
+        edit_decision({"metadata": {"ownerReferences": None}}),
+        by=("alice", "bob", "admin"),
+    ),
+    Attack(
+        "finalizer planted in a decision",
+        "an edit of ",
+        Scene.asked,
+        edit_decision({"metadata": {"finalizers": ["example.com/keep"]}}),
+    ),
+    Attack("decision deleted", "deleting ", Scene.asked, delete_decision, by=("alice", "bob", "admin", ROBOT)),
+    Attack("all decisions deleted", "deleting ", Scene.asked, delete_all_decisions, by=("admin",)),
+]
+NOT_YOURS = "asked for it or is named as its author"
+AUTHOR = "Alice Doe <Alice@example.com>, carol"
+HAS_ENDED = "it has ended ("
+DECISIONS_CHANGE = [
+    Attack("decision about a closed change", "it is closed (", request_of(CLOSED), decide("Deny"), behind=(HAS_ENDED,)),
+    Attack("second review of a closed change", "it is closed (", request_of(CLOSED), decide("Review")),
+    Attack(
+        "decision with the verb of another type",
+        "Decide about it as what it is: ",
+        Scene.asked,
+        decide(type="standard"),
+    ),
+    Attack("approval of another revision", "it is about revision ", Scene.asked, decide(revision="77c1")),
+    Attack("approval before there is a revision", "it is about revision ", request_of({"revision": ""}), decide()),
+    Attack("self-approval", NOT_YOURS, Scene.asked, decide(), by=("bob",)),
+    Attack("self-approval by an admin", NOT_YOURS, lambda s: s.asked("admin"), decide(), by=("admin",)),
+    Attack("promotion of one's own change", NOT_YOURS, Scene.asked, decide("Promote"), by=("bob",)),
+    Attack("review of one's own change", NOT_YOURS, request_of(ENDED), decide("Review"), by=("bob",)),
+    Attack("bypass of one's own change", NOT_YOURS, lambda s: s.asked("dora"), decide("Bypass"), by=("dora",)),
+    Attack(
+        "approval by the author behind a GitOps tool",
+        NOT_YOURS,
+        lambda s: s.asked(ROBOT, author=AUTHOR),
+        decide(),
+        by=("alice",),
+    ),
+    Attack(
+        "approval by who applied what another had requested",
+        NOT_YOURS,
+        request_of({"requesters": ["alice", "bob"]}),
+        decide(),
+        by=("alice",),
+    ),
+    Attack("rollback of what has ended", HAS_ENDED, request_of(ENDED), decide("Rollback")),
+    Attack("approval of what was rolled back", HAS_ENDED, request_of({**ENDED, "phase": "RolledBack"}), decide()),
+    Attack("review before the end", "a change is reviewed when it has ended", Scene.asked, decide("Review")),
+]
+NO_PERSON = " is not a person"
+DECISIONS_ACCOUNT = [
+    Attack("approval by a ServiceAccount that may do everything", NO_PERSON, Scene.asked, decide(), by=(ROBOT,)),
+    Attack(
+        "rollback by a ServiceAccount that may do everything", NO_PERSON, Scene.asked, decide("Rollback"), by=(ROBOT,)
+    ),
 ]
 ATTACKS = {
     "serin-guard": GUARD,
@@ -511,4 +781,7 @@ ATTACKS = {
     "serin-own": OWN,
     "serin-own-scale": OWN_SCALE,
     "serin-requests": REQUESTS,
+    "serin-decisions": DECISIONS,
+    "serin-decisions-change": DECISIONS_CHANGE,
+    "serin-decisions-account": DECISIONS_ACCOUNT,
 }

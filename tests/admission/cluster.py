@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,8 +18,14 @@ from testbed.bed import Bed
 REPOSITORY = Path(__file__).resolve().parents[2]
 SERIN = "system:serviceaccount:serin-system:serin"
 DEPLOYMENT_CONTROLLER = "system:serviceaccount:kube-system:deployment-controller"
+ROBOT = "system:serviceaccount:default:robot"
+"""A ServiceAccount that may do everything: cluster-admin, like many a GitOps tool."""
 ID = "CHG-20261123-001"
-LABEL, HELD, BY, TYPE, RUN = (f"serin.dev/{name}" for name in ("change", "held", "requested-by", "type", "run"))
+CHG = ID.lower()
+REVISION = "5d8f"
+LABEL, HELD, BY, TYPE, RUN, AUTHOR = (
+    f"serin.dev/{name}" for name in ("change", "held", "requested-by", "type", "run", "author")
+)
 RECREATE = {"spec": {"strategy": {"type": "Recreate", "rollingUpdate": None}}}
 ROLLBACK_TO = "deprecated.deployment.rollback.to"
 
@@ -36,6 +42,7 @@ _GROUPS = {
     "poddisruptionbudgets": "apis/policy/v1",
     "jobs": "apis/batch/v1",
     "changerequests": "apis/serin.dev/v1alpha1",
+    "changedecisions": "apis/serin.dev/v1alpha1",
 }
 
 
@@ -114,7 +121,7 @@ class User:
         return "/".join(part for part in parts if part)
 
 
-def wait_for(what: str, probe: Callable[[], T], within: timedelta = timedelta(seconds=15)) -> T:
+def wait_for(what: str, probe: Callable[[], T], within: timedelta = timedelta(seconds=40)) -> T:
     """The first true answer of `probe`; AssertionError when none comes in time."""
     end = time.monotonic() + within.total_seconds()
     while time.monotonic() < end:
@@ -149,7 +156,8 @@ def new_image(image: str = "shop:2") -> Object:
 
 
 def annotate(**values: str | None) -> Object:
-    names = {"held": HELD, "by": BY, "type": TYPE, "note": "example.com/note", "rollback": ROLLBACK_TO}
+    names = {"held": HELD, "by": BY, "type": TYPE, "author": AUTHOR}
+    names |= {"note": "example.com/note", "rollback": ROLLBACK_TO}
     return {"metadata": {"annotations": {names[key]: value for key, value in values.items()}}}
 
 
@@ -203,7 +211,11 @@ class Scene:
         """From now on the namespace requires the label."""
         labels = {"metadata": {"labels": {"serin.dev/enforce": "required"}}}
         path = f"api/v1/namespaces/{self.namespace}"
-        return self._must(self.admin.request("PATCH", path, labels, "application/merge-patch+json"))
+        self._must(self.admin.request("PATCH", path, labels, "application/merge-patch+json"))
+        probe = {"metadata": {"name": "enforced"}}
+        known = lambda: not self.admin.request("POST", f"{path}/configmaps?dryRun=All", probe).ok  # noqa: E731
+        wait_for("the label to be known to admission", known)
+        return self
 
     def canary(self, *owners: Object) -> "Scene":
         """What the controller makes for a canary: a Deployment, and what goes with it."""
@@ -227,7 +239,38 @@ class Scene:
         finalizer = {"metadata": {"finalizers": ["serin.dev/route"]}}
         return self._must(self.serin.patch("changerequests", "chg-20261123-001", finalizer))
 
+    def asked(self, by: str = "bob", status: Object | None = None, **spec: Any) -> "Scene":
+        """`by`'s change, as the controller has looked at it: its ChangeRequest, revision and requesters."""
+        self._must(self.serin.create("changerequests", change_request(requestedBy=by, **spec)))
+        body = {"phase": "Waiting", "revision": REVISION, "requesters": [by], **(status or {})}
+        self._must(self.serin.patch("changerequests", CHG, {"status": body}, sub="status"))
+        # The API server's admission reads its own copies, which come a moment later.
+        probe = self.decision("Approve", type=spec.get("type", "normal"))
+
+        def known() -> bool:
+            answer = str(self.admin.create("changedecisions", probe, "?dryRun=All").body)
+            return "there is no CHG-" not in answer and ("(none yet)" not in answer or not body["revision"])
+
+        wait_for("the change to be known to admission", known)
+        return self
+
+    def decision(self, action: str = "Approve", **spec: Any) -> Object:
+        """A decision about the change of this scene, as whoever sends it makes it."""
+        return decision(action, uid=self.uid(), **spec)
+
+    def decided(self, action: str = "Approve", by: str = "alice") -> str:
+        """Name of a decision that `by` has made."""
+        made = self.user(by).create("changedecisions", self.decision(action))
+        assert made.ok, made
+        return str(made.body["metadata"]["name"])
+
     # ---- what is seen
+
+    def uid(self) -> str:
+        """Of the ChangeRequest."""
+        answer = self.admin.get("changerequests", CHG)
+        assert answer.ok, answer
+        return str(answer.body["metadata"]["uid"])
 
     def live(self) -> Object:
         answer = self.admin.get("deployments", "shop")
@@ -282,3 +325,26 @@ def change_request(**spec: Any) -> Object:
         "metadata": {"name": "chg-20261123-001"},
         "spec": {"changeId": ID, "type": "normal", **spec},
     }
+
+
+REVIEW = {"outcome": "Successful", "successCriteria": "all met", "lessonsLearned": "none"}
+
+
+def decision(action: str = "Approve", uid: str = "made-up", change: str = ID, **spec: Any) -> Object:
+    """Complete but for what admission stamps."""
+    more = {
+        **({"reason": "users complain"} if action in ("Deny", "Rollback", "Pause", "Bypass") else {}),
+        **({"expiresAt": in_hours(3)} if action == "Bypass" else {}),
+        **({"review": REVIEW} if action == "Review" else {}),
+    }
+    body = {"change": change, "changeUid": uid, "revision": REVISION, "type": "normal", "action": action}
+    return {
+        "apiVersion": "serin.dev/v1alpha1",
+        "kind": "ChangeDecision",
+        "metadata": {"generateName": f"{change.lower()}-{action.lower()}-"},
+        "spec": {**body, **more, **spec},
+    }
+
+
+def in_hours(hours: float) -> str:
+    return f"{datetime.now(UTC) + timedelta(hours=hours):%Y-%m-%dT%H:%M:%SZ}"

@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 
 from testbed.bed import CONTROL_PLANE, Bed, Options
-from tests.admission.cluster import HELD, REPOSITORY, User, change_request, deployment, wait_for
+from tests.admission.cluster import HELD, REPOSITORY, User, change_request, decision, deployment, wait_for
 
-# Every right on what the policies guard, and none of Serin's verbs: so the policies answer, not RBAC.
+# Every right on what the policies guard, so that the policies answer, not RBAC; Serin's verbs come with its own roles.
 WORKLOADS = {
     "apiVersion": "rbac.authorization.k8s.io/v1",
     "kind": "ClusterRole",
@@ -24,7 +24,11 @@ WORKLOADS = {
             ],
             "verbs": ["*"],
         },
-        {"apiGroups": ["serin.dev"], "resources": ["changerequests", "changerequests/status"], "verbs": ["*"]},
+        {
+            "apiGroups": ["serin.dev"],
+            "resources": ["changerequests", "changerequests/status", "changedecisions"],
+            "verbs": ["*"],
+        },
     ],
 }
 BINDING = {
@@ -32,17 +36,54 @@ BINDING = {
     "kind": "ClusterRoleBinding",
     "metadata": {"name": "test-workloads"},
     "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "test-workloads"},
-    "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user} for user in ("alice", "bob")],
+    "subjects": [
+        {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user} for user in ("alice", "bob", "carol")
+    ],
 }
+ROLES = {  # carol has none
+    "alice": ("serin-approver-normal", "serin-reviewer"),
+    "bob": ("serin-requester", "serin-approver-normal", "serin-reviewer"),
+    "dora": ("serin-approver-emergency", "serin-reviewer"),
+    "olaf": ("serin-on-call",),
+}
+
+ENFORCED = [  # the API server's admission knows a namespace's label when this refuses
+    {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "test-enforced"},
+        "spec": {
+            "matchConstraints": {
+                "namespaceSelector": {"matchLabels": {"serin.dev/enforce": "required"}},
+                "resourceRules": [
+                    {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}
+                ],
+            },
+            "validations": [{"expression": "object.metadata.name != 'enforced'"}],
+        },
+    },
+    {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "test-enforced"},
+        "spec": {"policyName": "test-enforced", "validationActions": ["Deny"]},
+    },
+]
 
 
 @pytest.fixture(scope="session")
 def cluster(in_namespace: None) -> Iterator[Bed]:
-    with Bed(Options(components=CONTROL_PLANE, users={"alice": (), "bob": ()})) as bed:
-        bed.apply(WORKLOADS, BINDING)
+    users = {"alice": ("managers",), "bob": (), "carol": (), "dora": (), "olaf": ()}
+    with Bed(Options(components=CONTROL_PLANE, users=users)) as bed:
+        bed.apply(WORKLOADS, BINDING, *ENFORCED)
         for part in ("namespace.yaml", "crds/", "rbac.yaml"):
             bed.kubectl("apply", "--server-side", "-f", str(REPOSITORY / "manifests" / part))
-        bed.kubectl("apply", "--server-side", "-k", str(REPOSITORY / "policies" / "admission"))
+        for user, roles in ROLES.items():
+            for role in roles:
+                bed.kubectl("create", "clusterrolebinding", f"{user}-{role}", f"--clusterrole={role}", f"--user={user}")
+        robot = ("--clusterrole=cluster-admin", "--serviceaccount=default:robot")
+        bed.kubectl("create", "clusterrolebinding", "robot", *robot)
+        bed.kubectl("apply", "--server-side", "-k", str(REPOSITORY / "policies"))
         await_policies(bed)
         yield bed
 
@@ -62,6 +103,8 @@ def await_policies(bed: Bed) -> None:
         guarded = not alice.create("deployments", rollback, dry).ok
         owned = not alice.create("deployments", canary, dry).ok
         stamped = alice.create("changerequests", change_request(), dry).ok  # 503 until the new kind is known everywhere
-        return held and guarded and owned and stamped
+        nobody = alice.create("changedecisions", decision(), dry).message
+        decided = "there is no CHG-" in nobody  # the stamps and the refusal
+        return held and guarded and owned and stamped and decided
 
     wait_for("the admission policies", act, timedelta(seconds=90))

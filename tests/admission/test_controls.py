@@ -29,7 +29,9 @@ from tests.admission.cluster import (
 WITHOUT = "test.serin.dev/without"
 NO_HOLD, NO_HOLD_NOR_GUARD = "hold", "hold-and-guard"
 NO_HOLD_NOR_AMENDMENT = "hold-and-amendment"
-AMENDMENT = "does not name its author"
+NO_DECIDER = "decider"
+STAMPED = ("it does not say who decides", "its groups are not those of")
+AMENDMENT = "does not name who asks"
 SHIPPED: list[Object] = [
     each
     for path in sorted((REPOSITORY / "policies" / "admission").glob("*.yaml"))
@@ -76,6 +78,7 @@ def bound(binding: Object, policy: str, operator: str, namespaces: list[str]) ->
 
 VARIANTS = {policy: {(attack.says, *attack.behind) for attack in attacks} for policy, attacks in ATTACKS.items()}
 VARIANTS["serin-guard"].add((AMENDMENT,))
+VARIANTS["serin-decisions"].add(STAMPED)
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +96,9 @@ def controls(cluster: Bed) -> Bed:
             objects.append(bound(copy.deepcopy(shipped), name, "In", places))
     no_hold = [NO_HOLD, NO_HOLD_NOR_GUARD, NO_HOLD_NOR_AMENDMENT]
     objects.append(bound(named("MutatingAdmissionPolicyBinding", "serin-hold"), "serin-hold", "NotIn", no_hold))
+    no_decider = [NO_DECIDER, control("serin-decisions", STAMPED)]
+    decider = named("MutatingAdmissionPolicyBinding", "serin-decider")
+    objects.append(bound(decider, "serin-decider", "NotIn", no_decider))
     cluster.apply(*objects)
     _await_controls(cluster)
     return cluster
@@ -151,10 +157,30 @@ def test_an_amendment_that_slips_past_the_hold_is_refused(controls: Bed, place: 
     assert passes or AMENDMENT in answer.message
 
 
+def test_a_name_that_slips_past_the_stamp_is_refused(controls: Bed) -> None:
+    scene = Scene(controls, "alice", {WITHOUT: NO_DECIDER}).asked()
+    groups = ["managers", "system:authenticated"]
+    for forged, says in (
+        (scene.decision(by="dora", groups=groups), STAMPED[0]),
+        (scene.decision(by="alice", groups=["system:masters"]), STAMPED[1]),
+    ):
+        answer = scene.attacker.create("changedecisions", forged)
+        assert says in answer.message
+        assert "kubectl get mutatingadmissionpolicybindings serin-decider" in answer.message
+    assert scene.attacker.create("changedecisions", scene.decision(by="alice", groups=groups)).ok
+
+
+def test_without_the_stamp_and_its_rules_anyone_is_somebody_else(controls: Bed) -> None:
+    scene = Scene(controls, "alice", {WITHOUT: control("serin-decisions", STAMPED)}).asked()
+    made = scene.attacker.create("changedecisions", scene.decision(by="dora", groups=["system:masters"]))
+    assert made.ok, made
+    assert made.body["spec"]["by"] == "dora"
+
+
 def test_every_rule_has_an_attack() -> None:
-    """No rule without a test of it; the two about a missed hold are tested above."""
-    above = {"it was not held", AMENDMENT}
+    """No rule without a test of it; those about a missed hold or stamp are tested above."""
+    above = {"serin-guard": {"it was not held", AMENDMENT}, "serin-decisions": set(STAMPED)}
     for policy, attacks in ATTACKS.items():
-        words = {attack.says for attack in attacks} | (above if policy == "serin-guard" else set())
+        words = {attack.says for attack in attacks} | above.get(policy, set())
         for rule in named("ValidatingAdmissionPolicy", policy)["spec"]["validations"]:
             assert any(each in message(rule) for each in words), rule

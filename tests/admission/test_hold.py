@@ -156,6 +156,7 @@ AMENDMENTS: dict[str, Object] = {
     "change ID": label("CHG-20261123-002"),
     "type": annotate(type="standard"),
     "strategy": RECREATE,
+    "author": annotate(author="carol"),
 }
 
 
