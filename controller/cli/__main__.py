@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from controller.cli import ask, decide, look, review
+from controller.cli import ask, decide, look, review, windows
 from controller.cli.exits import Exit
-from controller.cli.options import console
+from controller.cli.options import console, now
 from controller.core.change import printable
 from controller.errors import SerinError
 
@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 policy_app = typer.Typer(help="Work on ChangePolicies.", no_args_is_help=True, rich_markup_mode=None)
 
-for family in (look, decide, review, ask):
+for family in (look, decide, review, ask, windows):
     family.register(app)
 app.add_typer(policy_app, name="policy")
 
@@ -61,7 +61,7 @@ def check_policies(files: Annotated[list[Path], typer.Argument(help="YAML files 
     from controller.cli.policies import check
 
     out = console(wide=True)
-    findings = [finding for path in files for finding in check(path)]
+    findings = [finding for path in files for finding in check(path, now())]
     for finding in findings:
         mark, style = ("ok", "green") if finding.good else ("wrong", "red")
         out.print(f"{mark:<5}", style=style, end=" ")

@@ -21,8 +21,9 @@ from controller.core.change import CHANGE_LABEL, object_name, printable
 from controller.core.codec import FieldError, decode
 from controller.core.decisions import OF_OTHERS
 from controller.core.model import Action, Change, ReplicaSet, State
-from controller.core.policy import Policy
+from controller.core.policy import ChangeType, Policy, parse_policy
 from controller.errors import ForbiddenError, NotFoundError, NotServedError, PermanentError, TransientError
+from controller.metrics.presets import PRESETS
 
 Json: TypeAlias = dict[str, Any]
 Known: TypeAlias = tuple[Change, State]
@@ -123,6 +124,17 @@ class Cluster:
             return decode(Policy, raw["spec"], "spec")
         except (PermanentError, FieldError):
             return None
+
+    async def usable_policy(self, kind: ChangeType) -> Policy:
+        """The policy of a type, checked as the controller checks it; PermanentError when there is none to use."""
+        try:
+            raw = await self._client.get(POLICIES, None, kind)
+            return parse_policy(raw.get("spec") or {}, frozenset(PRESETS))
+        except NotFoundError:
+            mend = "kubectl apply --server-side -k policies/"
+            raise PermanentError("PolicyNotFound", f"there is no ChangePolicy {kind}: {mend}") from None
+        except FieldError as error:
+            raise PermanentError("InvalidPolicy", f"ChangePolicy {kind}: {error}") from None
 
     async def policies(self) -> dict[str, Policy]:
         """By type, those that can be read and used."""

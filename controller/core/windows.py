@@ -182,6 +182,13 @@ def span_text(start: datetime, end: datetime, zone: str) -> str:
     return local if zone == "UTC" else f"{local} ({local_span(start, end, 'UTC', day)})"
 
 
+def clocks_change(opening: Opening) -> bool:
+    """The wall's clock is put forward or back in it, or at its start: it lasts another time than its window says."""
+    zone, moment = ZoneInfo(opening.zone), timedelta(microseconds=1)
+    before, last = ((end - moment).astimezone(zone) for end in (opening.start, opening.end))
+    return opening.end != FOREVER and before.utcoffset() != last.utcoffset()
+
+
 def opening_text(opening: Opening) -> str:
     if opening.end == FOREVER:
         return f"{opening.name} from {moment_text(opening.start, opening.zone)} on"
