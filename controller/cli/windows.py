@@ -150,10 +150,13 @@ def page(calendar: Calendar) -> Iterator[RenderableType]:
     needs = format_duration(calendar.needs)
     yield Text.assemble((calendar.type, "bold"), f" changes start where they find {needs} in one piece")
     found = list(calendar.openings())
-    table = _table("OPEN", "UTC", "LASTS", "START BY", "WINDOW")
-    for opening in found:
-        table.add_row(*_row(opening, calendar))
-    yield table if found else Text("No opening in the next two years", "red")
+    if not found or (found[0].start == calendar.now and found[0].end == FOREVER):
+        yield Text("At any time", "green") if found else Text("No opening in the next two years", "red")
+    else:
+        table = _table("OPEN", "UTC", "LASTS", "START BY", "WINDOW")
+        for opening in found:
+            table.add_row(*_row(opening, calendar))
+        yield table
     if freezes := list(calendar.freezes()):
         table = _table("FROZEN", "UTC", "REASON", "OWNER")
         for closure in freezes:
@@ -166,16 +169,15 @@ def page(calendar: Calendar) -> Iterator[RenderableType]:
 
 
 def _row(opening: Opening, calendar: Calendar) -> tuple[Text, ...]:
-    style = "green" if opening.start <= calendar.now else ""
+    zone, here = opening.zone, opening.start <= calendar.now
     if opening.end == FOREVER:
-        since = "any time" if style else f"from {moment_text(opening.start, calendar.zone)} on"
-        return Text(since, style), Text(), Text(), Text(), Text()
-    local, utc = _spans(opening.start, opening.end, opening.zone)
+        return (Text(f"from {moment_text(opening.start, zone)} on"),)
+    local, utc = _spans(opening.start, opening.end, zone)
     lasts = format_duration(opening.end - opening.start) + (", clocks change" if clocks_change(opening) else "")
     latest = calendar.start_by(opening)
-    by = Text(f"{latest.astimezone(ZoneInfo(opening.zone)):%a %H:%M %Z}") if latest else Text("too short", "yellow")
-    mark = " (now)" if style else ""
-    return Text(local + mark, style), Text(utc), Text(lasts), by, Text(printable(opening.name))
+    by = f"{latest.astimezone(ZoneInfo(zone)):%a %H:%M %Z}" if latest else "too late" if here else "too short"
+    first = Text(f"{local}{' (now)' if here else ''}", "green" if here else "")
+    return first, Text(utc), Text(lasts), Text(by, "" if latest else "yellow"), Text(printable(opening.name))
 
 
 def _spans(start: datetime, end: datetime, zone: str) -> tuple[str, str]:
@@ -183,7 +185,7 @@ def _spans(start: datetime, end: datetime, zone: str) -> tuple[str, str]:
 
 
 def _table(*titles: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for title in titles:
         table.add_column(title, no_wrap=title not in ("WINDOW", "REASON", "OWNER"), overflow="fold")
     return table

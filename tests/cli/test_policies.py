@@ -1,5 +1,6 @@
 """`kubectl serin policy check` names the field, its value and the mend."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -7,15 +8,20 @@ import pytest
 from controller.cli.policies import check
 
 ROOT = Path(__file__).parents[2]
+NOW = datetime(2026, 11, 23, 8, tzinfo=UTC)
 GOOD = (ROOT / "policies/normal.yaml").read_text()
 
 
 def test_the_shipped_policies_are_good() -> None:
-    findings = [f for name in ("standard", "normal", "emergency") for f in check(ROOT / f"policies/{name}.yaml")]
+    findings = [f for name in ("standard", "normal", "emergency") for f in check(ROOT / f"policies/{name}.yaml", NOW)]
     assert [(f.good, f.text) for f in findings] == [
-        (True, "10 % for 5m, 50 % for 5m, 100 % for 10m; no approvals"),
-        (True, "10 % for 10m, 50 % for 10m, 100 % for 15m; 1 approval"),
-        (True, "10 % for 1m, 50 % for 1m, 100 % for 2m; 1 approval"),
+        (True, "10 % for 5m, 50 % for 5m, 100 % for 10m; no approvals; starts where it finds 50m30s: at any time"),
+        (
+            True,
+            "10 % for 10m, 50 % for 10m, 100 % for 15m; 1 approval; starts where it finds 1h20m30s: "
+            "first Sunday of the month, Sun 2026-12-06 02:00 to 04:00 UTC",
+        ),
+        (True, "10 % for 1m, 50 % for 1m, 100 % for 2m; 1 approval; starts where it finds 18m30s: at any time"),
     ]
 
 
@@ -28,6 +34,18 @@ def test_the_shipped_policies_are_good() -> None:
         (GOOD.replace("max: 1%", "max: 0.01"), "spec.errorRate.max is 0.01: write a percentage"),
         (GOOD.replace("lowTraffic:", "lowTrafic:"), "spec.lowTrafic is 'continue': no such field; known are"),
         (GOOD.replace("burnMax: 14.4", "burnMax: 1000"), "spec.slos[1].burnMax is 1000.0: with this objective"),
+        (
+            GOOD.replace("zone: UTC", "zone: CET"),
+            "spec.window.opens[0].zone is 'CET': write a zone of the IANA database",
+        ),
+        (
+            GOOD.replace("duration: 2h", "duration: 45m"),
+            "spec.window: no opening of the next two years has the 1h20m30s that this needs; the longest lasts 45m",
+        ),
+        (
+            GOOD.replace("name: normal", "name: emergency", 1),
+            "spec.window is set: leave it out, an emergency starts at on",
+        ),
         (GOOD.replace("name: normal", "name: fast"), "metadata.name is 'fast': write standard, normal, emergency"),
         (GOOD.replace("v1alpha1", "v1"), "apiVersion is 'serin.dev/v1': write serin.dev/v1alpha1"),
         ("kind: ChangePolicy\nmetadata: {name: normal}\napiVersion: serin.dev/v1alpha1\n", "spec is None: write a map"),
@@ -39,21 +57,31 @@ def test_the_shipped_policies_are_good() -> None:
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text(text)
-    (finding,) = check(path)
+    (finding,) = check(path, NOW)
     assert not finding.good
     assert complaint in finding.text
     assert finding.where.startswith(str(path))
 
 
+def test_openings_in_which_clocks_change_are_named(tmp_path: Path) -> None:
+    (path := tmp_path / "policy.yaml").write_text(GOOD.replace("zone: UTC", "zone: Australia/Sydney"))
+    (finding,) = check(path, NOW)
+    assert finding.good
+    assert finding.text.endswith(
+        "; clocks change: Sun 2027-04-04 02:00 AEDT to 04:00 AEST lasts 3h"
+        "; clocks change: Sun 2027-10-03 03:00 to 04:00 AEDT lasts 1h"
+    )
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    (missing,) = check(tmp_path / "none.yaml")
+    (missing,) = check(tmp_path / "none.yaml", NOW)
     assert missing.text == "cannot be read: No such file or directory"
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    (binary,) = check(tmp_path / "binary")
+    (binary,) = check(tmp_path / "binary", NOW)
     assert binary.text == "cannot be read: it is no text"
 
 
 def test_each_policy_of_a_file_is_judged(tmp_path: Path) -> None:
     path = tmp_path / "all.yaml"
     path.write_text(f"{GOOD}\n---\nkind: Namespace\n---\n{GOOD.replace('10m', '-1m')}")
-    assert [finding.good for finding in check(path)] == [True, False]
+    assert [finding.good for finding in check(path, NOW)] == [True, False]
