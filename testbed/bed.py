@@ -30,6 +30,7 @@ from testbed.control_plane import ADMIN, NODE, PARTS, Manifest
 from testbed.errors import BedError
 from testbed.load import Load
 from testbed.process import Process
+from testbed.waiting import eventually
 
 CONTROL_PLANE: frozenset[str] = frozenset()
 EVERYTHING = frozenset({"node", "gateway", "prometheus"})
@@ -146,6 +147,15 @@ class Bed:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests})
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text, user=user)
 
+    def await_crds(self) -> None:
+        """Until all are served. `kubectl wait` fails on one so new that it has no conditions yet."""
+
+        def served() -> bool:
+            conditions = [crd.get("status", {}).get("conditions") or () for crd in self.get("crd")["items"]]
+            return all(any((c["type"], c["status"]) == ("Established", "True") for c in each) for each in conditions)
+
+        eventually(served, within=timedelta(seconds=30))
+
     @property
     def gateway_url(self) -> str:
         """Where Envoy takes requests; the Host header chooses the route."""
@@ -226,7 +236,7 @@ class Bed:
     def _start_gateway(self) -> None:
         files = [argument for path in gateway.crds() for argument in ("-f", str(path))]
         self.kubectl("apply", "--server-side", *files)
-        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        self.await_crds()
         contour, envoy = gateway.processes(self.directory, self.host, self.kubeconfig(PARTS))
         self.apply(*gateway.manifests())
         self._run(contour)

@@ -51,7 +51,7 @@ def install(bed: Bed) -> None:
         bed.kubectl("scale", installed, "--replicas=0", "-n", "serin-system")
     for user, role in ROLES:
         bed.kubectl("create", "clusterrolebinding", f"{user}-{role}", f"--clusterrole=serin-{role}", f"--user={user}")
-    bed.kubectl("wait", "--for=condition=Established", "crd/changerequests.serin.dev", "--timeout=30s")
+    bed.await_crds()
 
     def holds() -> bool:
         create = ("create", "--dry-run=server", "-f", "-", "-o", "jsonpath={.spec.paused}")

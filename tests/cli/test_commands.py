@@ -33,7 +33,7 @@ ROLLED_BACK, COMPLETED = JOURNEYS["rolled-back"][1], JOURNEYS["completed"][1]
 def cluster(control_plane: Bed) -> Bed:
     for plural in ("changerequests", "changedecisions", "changepolicies"):
         control_plane.kubectl("apply", "--server-side", "-f", str(ROOT / f"manifests/crds/{plural}.yaml"))
-        control_plane.kubectl("wait", "--for=condition=Established", f"crd/{plural}.serin.dev")
+        control_plane.await_crds()
     control_plane.kubectl("apply", "--server-side", "-f", str(ROOT / "policies/normal.yaml"))
     for namespace in (SHOP, "cli-empty"):
         control_plane.kubectl("create", "namespace", namespace)

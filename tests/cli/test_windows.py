@@ -49,14 +49,15 @@ def at(*parts: int) -> datetime:
 def cluster(control_plane: Bed) -> Iterator[Bed]:
     for plural in ("changerequests", "changepolicies"):
         control_plane.kubectl("apply", "--server-side", "-f", str(ROOT / f"manifests/crds/{plural}.yaml"))
-        control_plane.kubectl("wait", "--for=condition=Established", f"crd/{plural}.serin.dev")
+        control_plane.await_crds()
     control_plane.kubectl("create", "namespace", NAMESPACE)
     policies(control_plane, SYDNEY)
-    put(control_plane, "CHG-20261123-001", State(reason="AwaitingApproval", targets=(TARGET,)), NAMESPACE)
-    put(control_plane, "CHG-20261123-002", State(phase=Phase.COMPLETED), NAMESPACE)
-    put(control_plane, "CHG-20261123-003", State(reason="AwaitingApproval"), NAMESPACE, type="emergency")
-    put(control_plane, "CHG-20261123-004", State(phase=Phase.PROGRESSING, started_at=at(2026, 12, 5, 15, 5)), NAMESPACE)
+    put(control_plane, "CHG-20261201-001", State(reason="AwaitingApproval", targets=(TARGET,)), NAMESPACE)
+    put(control_plane, "CHG-20261201-002", State(phase=Phase.COMPLETED), NAMESPACE)
+    put(control_plane, "CHG-20261201-003", State(reason="AwaitingApproval"), NAMESPACE, type="emergency")
+    put(control_plane, "CHG-20261201-004", State(phase=Phase.PROGRESSING, started_at=at(2026, 12, 5, 15, 5)), NAMESPACE)
     yield control_plane
+    control_plane.kubectl("delete", "chg", "--all", "-n", NAMESPACE)
     control_plane.kubectl("delete", "chgp", "standard", "emergency")
     control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "policies/normal.yaml"))
 
@@ -124,17 +125,17 @@ def test_an_opening_in_progress_may_be_too_late(now: pytest.MonkeyPatch, run: Ru
 )
 def test_whether_a_change_fits(now: pytest.MonkeyPatch, run: Run, moment: datetime, code: int, said: str) -> None:
     clock(now, moment)
-    ended = run("windows", "--for", "CHG-20261123-001", "-n", NAMESPACE)
+    ended = run("windows", "--for", "CHG-20261201-001", "-n", NAMESPACE)
     assert ended.code == code
-    assert ended.out.splitlines()[-1].startswith(f"CHG-20261123-001: {said}")
+    assert ended.out.splitlines()[-1].startswith(f"CHG-20261201-001: {said}")
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("CHG-20261123-002", "it has ended"),
-        ("CHG-20261123-003", "as needed: no window and no freeze binds an emergency"),
-        ("CHG-20261123-004", "it started at Sun 2026-12-06 02:05 AEDT (Sat 2026-12-05 15:05 UTC)"),
+        ("CHG-20261201-002", "it has ended"),
+        ("CHG-20261201-003", "as needed: no window and no freeze binds an emergency"),
+        ("CHG-20261201-004", "it started at Sun 2026-12-06 02:05 AEDT (Sat 2026-12-05 15:05 UTC)"),
     ],
 )
 def test_what_no_window_holds_back(now: pytest.MonkeyPatch, run: Run, change: str, said: str) -> None:
@@ -144,10 +145,10 @@ def test_what_no_window_holds_back(now: pytest.MonkeyPatch, run: Run, change: st
 
 def test_a_change_that_fits_into_no_opening(now: pytest.MonkeyPatch, cluster: Bed, run: Run) -> None:
     policies(cluster, {"opens": [SYDNEY["opens"][0] | {"duration": "45m"}]})
-    code, out, _ = run("windows", "--for", "CHG-20261123-001", "-n", NAMESPACE)
+    code, out, _ = run("windows", "--for", "CHG-20261201-001", "-n", NAMESPACE)
     # A rolling update in place of a canary needs 25 minutes.
-    put(cluster, "CHG-20261123-005", State(targets=(replace(TARGET, strategy=Strategy.NATIVE),)), NAMESPACE)
-    native = run("windows", "--for", "CHG-20261123-005", "-n", NAMESPACE)
+    put(cluster, "CHG-20261201-005", State(targets=(replace(TARGET, strategy=Strategy.NATIVE),)), NAMESPACE)
+    native = run("windows", "--for", "CHG-20261201-005", "-n", NAMESPACE)
     policies(cluster, SYDNEY)
     assert code == 6
     assert "too short" in out
@@ -158,7 +159,7 @@ def test_a_change_that_fits_into_no_opening(now: pytest.MonkeyPatch, cluster: Be
 
 def test_programs_get_json(now: pytest.MonkeyPatch, run: Run) -> None:
     document = json.loads(
-        run("windows", "--for", "CHG-20261123-001", "-n", NAMESPACE, "--count", "1", "-o", "json").out
+        run("windows", "--for", "CHG-20261201-001", "-n", NAMESPACE, "--count", "1", "-o", "json").out
     )
     assert document == {
         "types": [
@@ -190,7 +191,7 @@ def test_programs_get_json(now: pytest.MonkeyPatch, run: Run) -> None:
             }
         ],
         "change": {
-            "changeId": "CHG-20261123-001",
+            "changeId": "CHG-20261201-001",
             "heldBack": True,
             "reason": "OutsideWindow",
             "message": "no window is open; this needs 1h20m30s; next opening: first Sunday of the month, "
@@ -203,10 +204,10 @@ def test_programs_get_json(now: pytest.MonkeyPatch, run: Run) -> None:
 
 
 def test_what_cannot_be_shown_is_said(now: pytest.MonkeyPatch, cluster: Bed, run: Run) -> None:
-    code, _, err = run("windows", "--for", "CHG-20261123-001", "-n", NAMESPACE, "--type", "standard")
+    code, _, err = run("windows", "--for", "CHG-20261201-001", "-n", NAMESPACE, "--type", "standard")
     assert code == 2
     assert "is of type normal" in err
-    assert run("windows", "--for", "CHG-20261123-099", "-n", NAMESPACE).code == 1
+    assert run("windows", "--for", "CHG-20261201-099", "-n", NAMESPACE).code == 1
     cluster.kubectl("delete", "chgp", "standard")
     missing = run("windows")
     policies(cluster, {"opens": [SYDNEY["opens"][0] | {"rrule": "FREQ=HOURLY"}]})

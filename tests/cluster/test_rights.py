@@ -84,7 +84,7 @@ def test_what_the_code_requests_is_asked_for() -> None:
 def installed(control_plane: Bed) -> Bed:
     for part in ("namespace.yaml", "rbac.yaml", "crds/"):
         control_plane.kubectl("apply", "--server-side", "-f", str(ROOT / "manifests" / part))
-    control_plane.kubectl("wait", "--for=condition=Established", "crd/changerequests.serin.dev", "--timeout=30s")
+    control_plane.await_crds()
     return control_plane
 
 

@@ -140,7 +140,7 @@ def test_the_form_takes_what_the_annotations_may_carry() -> None:
 def cluster(control_plane: Bed) -> Bed:
     for plural in PLURALS:
         control_plane.kubectl("apply", "--server-side", "-f", str(ROOT / f"manifests/crds/{plural}.yaml"))
-        control_plane.kubectl("wait", "--for=condition=Established", f"crd/{plural}.serin.dev")
+        control_plane.await_crds()
     return control_plane
 
 

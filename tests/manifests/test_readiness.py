@@ -54,7 +54,7 @@ def replica(empty_cluster: Bed) -> Iterator[Callable[[int, Path], Process]]:
             return process
 
         empty_cluster.kubectl("apply", "--server-side", "-k", str(ROOT / "manifests"))
-        empty_cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        empty_cluster.await_crds()
         yield start
 
 
