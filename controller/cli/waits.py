@@ -112,7 +112,6 @@ TURNS: Mapping[str, Turn] = {
     "PermissionDenied": by_sre(INSTALL),
     "MissingCRDs": by_sre(INSTALL),
     "InvalidPolicy": by_sre(EDIT_POLICY),
-    "NoOpening": by_sre(EDIT_POLICY),
     "InvalidQuery": by_sre(EDIT_POLICY),
     "NoSuchBucket": by_sre(EDIT_POLICY),
     "UnknownStatus": by_sre(INSTALL),
