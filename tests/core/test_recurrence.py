@@ -1,5 +1,8 @@
 """Days as python-dateutil counts them, spans as the clocks of the world run, and no rule that costs much."""
 
+import os
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
@@ -100,6 +103,14 @@ def test_inside_the_clock_reads_between_start_and_end(zone: str, minute: int, le
         assert wall in lows or (opens - timedelta(seconds=1)).astimezone(ZoneInfo(zone)).replace(tzinfo=None) < wall
         last = (closes - timedelta(seconds=1)).astimezone(ZoneInfo(zone)).replace(tzinfo=None)
         assert any(last < low + duration for low in lows)
+
+
+def test_a_slim_image_has_zones_too() -> None:
+    """Without those of the operating system, from the package tzdata."""
+    look = "from zoneinfo import ZoneInfo, TZPATH; print(TZPATH, ZoneInfo('Australia/Sydney'))"
+    slim = {**os.environ, "PYTHONTZPATH": ""}
+    said = subprocess.run([sys.executable, "-c", look], env=slim, capture_output=True, text=True, check=True).stdout
+    assert said == "() Australia/Sydney\n"
 
 
 # --- Days, as another implementation counts them ---
