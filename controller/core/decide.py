@@ -317,6 +317,7 @@ RULES = {
             gates.awaiting_approval,
             gates.tests_unverified,
             gates.review_overdue,
+            gates.outside_window,
             checks.metrics_unreachable,
             gates.stable_out_of_budget,
             gates.jobs_pending,
@@ -338,11 +339,13 @@ RULES = {
             checks.progress_deadline,
             checks.route_conflict,
             checks.inconclusive,
+            gates.closed_on,
         ),
         hold=(
             checks.write_refused,
             gates.paused,
             gates.approval_denied,
+            gates.waits_for_window,
             checks.capacity_pending,
             checks.route_pending,
             checks.no_data,
@@ -409,12 +412,20 @@ def recheck_after(state: State, policy: Policy, now: datetime) -> timedelta | No
     if state.phase.terminal:
         return None if state.closed_at else _until_overdue(state, now)
     if state.phase is Phase.WAITING:
-        return timedelta(seconds=2) if state.reason == "AwaitingJobs" else timedelta(minutes=1)
+        return _until_start(state, now)
     soon = timedelta(seconds=1)
     if state.phase is Phase.PROGRESSING and state.settled_at:
         left = state.settled_at + checks.bake(state, policy) - now
         return max(min(left, timedelta(seconds=5)), soon)
     return soon
+
+
+def _until_start(state: State, now: datetime) -> timedelta:
+    """Until the moment at which its window lets it start; else now and then; soon, while its Jobs run."""
+    if state.reason == "AwaitingJobs":
+        return timedelta(seconds=2)
+    left = state.window.start - now if state.window else timedelta()
+    return min(left, timedelta(minutes=1)) if left > timedelta() else timedelta(minutes=1)
 
 
 def _until_overdue(state: State, now: datetime) -> timedelta:

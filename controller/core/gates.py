@@ -11,6 +11,7 @@ from controller.core.codec import format_ratio
 from controller.core.decisions import approvals, bypass, last, objection, pause
 from controller.core.model import Action, JobOutcome, Observation, Phase, State, Strategy
 from controller.core.policy import ChangeType, FirstDeployment, Policy, When
+from controller.core.windows import OnClose, Timing, moment_text, opening_at, timing
 
 
 def free(state: State, observation: Observation, policy: Policy, now: datetime) -> bool:
@@ -79,6 +80,20 @@ def review_overdue(state: State, observation: Observation, policy: Policy, now: 
                 f"kubectl serin review {other.change_id} -n {other.namespace}",
             )
     return None
+
+
+def schedule(state: State, observation: Observation, policy: Policy, now: datetime) -> Timing | None:
+    """When it may start; None: at any time, for no window and no freeze binds it."""
+    if observation.change.type is ChangeType.EMERGENCY or free(state, observation, policy, now):
+        return None
+    canary = any(t.strategy is Strategy.CANARY for t in state.targets)
+    return timing(policy.window, now, policy.needs(canary=canary), observation.change.not_before)
+
+
+def outside_window(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """No window is open in which it could finish, changes are frozen, or it was not to start before a later moment."""
+    found = schedule(state, observation, policy, now)
+    return Finding(found.reason, found.message) if found and not found.may_start else None
 
 
 ABOUT_STABLE = ("CheckingStable", "StableOutOfBudget", "NoSuchJob", "JobFailed", "AwaitingJobs")
@@ -172,6 +187,23 @@ def approval_denied(state: State, observation: Observation, policy: Policy, now:
         return None
     ways = f"{_run('rollback', observation)}, or accept it: {_run('approve', observation)}"
     return Finding("ApprovalDenied", f"{ruling.by} denied it afterwards: {ruling.reason}; take it back: {ways}")
+
+
+def window_closed(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """The opening in which it was started is over, and none is open: what that means is the policy's word."""
+    if state.window is None or now < state.window.end or opening_at(policy.window, now):
+        return None
+    return Finding("WindowClosed", f"the window {state.window.name} ended at {moment_text(state.window.end, 'UTC')}")
+
+
+def closed_on(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """A window that closes takes the change back."""
+    return window_closed(state, observation, policy, now) if policy.window.on_close is OnClose.ROLL_BACK else None
+
+
+def waits_for_window(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """A window that closes lets the change stand still until the next one opens."""
+    return window_closed(state, observation, policy, now) if policy.window.on_close is OnClose.HOLD else None
 
 
 def _run(verb: str, observation: Observation) -> str:

@@ -9,6 +9,7 @@ from typing import Self
 from controller.core.codec import JSON
 from controller.core.policy import ChangeType, Policy
 from controller.core.template import canary_name
+from controller.core.windows import Opening
 
 
 class Phase(StrEnum):
@@ -326,6 +327,8 @@ class State:
     """Back to the revision before the last completed change: pre-approved, with short bakes."""
     approval: str = ""
     """By whom it may start, or how many approvals there are of how many."""
+    window: Opening | None = None
+    """The opening in which it is to run, from the moment at which it may start; absent where no window binds it."""
     decisions: tuple[Ruling, ...] = ()
     """What people decided about it, oldest first."""
     jobs: tuple[JobRun, ...] = ()
@@ -540,6 +543,7 @@ class Change:
     requested_by: str = ""
     author: str = ""
     """Who is claimed to have written what is changed."""
+    not_before: datetime | None = None
     deployments: tuple[str, ...] = ()
     jobs: tuple[str, ...] = ()
     """CronJobs that it asks to be run before it starts, beside those of its policy."""

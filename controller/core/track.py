@@ -24,6 +24,7 @@ from controller.core.model import (
 )
 from controller.core.policy import Policy
 from controller.core.template import joint_revision
+from controller.core.windows import FOREVER, Opening, Timing
 
 
 def track(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
@@ -61,7 +62,20 @@ def _ask_around(state: State, observation: Observation, policy: Policy, now: dat
     state = take_in(state, observation, policy, now)
     state = replace(state, jobs=jobs.follow(state, observation, policy))
     state = replace(state, warnings=jobs.warnings(state, observation.change))
-    return replace(state, approval=gates.approval(state, observation, policy, now))
+    when = gates.schedule(state, observation, policy, now)
+    return replace(
+        state,
+        approval=gates.approval(state, observation, policy, now),
+        window=_scheduled(when) if when else None,
+    )
+
+
+def _scheduled(found: Timing) -> Opening | None:
+    """The part of an opening that it will use; none where it may start at any time."""
+    opening = found.opening
+    if opening is None or opening.end == FOREVER:
+        return None
+    return replace(opening, start=found.start_at or opening.start)
 
 
 def _requesters(observation: Observation) -> tuple[str, ...]:

@@ -117,12 +117,7 @@ def openings(window: Window, after: datetime) -> Iterator[Opening]:
     """The openings that end later than `after`, in order, for HORIZON; freezes are cut out. The first may be open."""
     until = after + HORIZON
     if window.opens:
-        found = _joined(
-            merge(
-                *((Opening(start, end, r.name, r.zone) for start, end in spans(r, after, until)) for r in window.opens),
-                key=lambda opening: opening.start,
-            )
-        )
+        found = _joined(merge(*(_openings(r, after, until) for r in window.opens), key=lambda opening: opening.start))
     else:
         found = iter((Opening(after, FOREVER),))
     frozen = closures(window, after - DURATION_MAX, until)
@@ -131,7 +126,8 @@ def openings(window: Window, after: datetime) -> Iterator[Opening]:
 
 def opening_at(window: Window, moment: datetime) -> Opening | None:
     """The opening that `moment` is in."""
-    return next((o for o in openings(window, moment) if o.start <= moment), None)
+    first = next(openings(window, moment), None)
+    return first if first and first.start <= moment else None
 
 
 def overrun(window: Window, started_at: datetime, now: datetime) -> Opening | None:
@@ -211,6 +207,11 @@ def _no_opening(window: Window, now: datetime, asked_at: datetime, needs: timede
 
 
 # --- Openings and freezes as spans of time ---
+
+
+def _openings(recurrence: Recurrence, after: datetime, until: datetime) -> Iterator[Opening]:
+    for start, end in spans(recurrence, after, until):
+        yield Opening(start, end, recurrence.name, recurrence.zone)
 
 
 def _joined(found: Iterable[Opening]) -> Iterator[Opening]:

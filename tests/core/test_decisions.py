@@ -12,6 +12,8 @@ from controller.core import decisions, gates
 from controller.core.decide import RULES
 from controller.core.model import Action, Change, Decision, Measurements, Other, Outcome, Phase, Review, Ruling, State
 from controller.core.policy import ChangeType, Policy, parse_policy
+from controller.core.recurrence import Recurrence
+from controller.core.windows import Freeze, OnClose, Opening, Window
 from controller.metrics.presets import PRESETS
 from tests.simulation.test_world import SHIPPED
 from tests.simulation.world import BEGIN, Key, Trouble, World
@@ -92,7 +94,8 @@ def approved(**options: Any) -> Desk:
 
 def test_a_normal_change_waits_for_an_approval_however_long_and_says_whose() -> None:
     desk = Desk()
-    state = desk.pass_by(timedelta(hours=5))
+    desk.now += timedelta(days=3)
+    state = desk.pass_by(MINUTE)
     assert (state.phase, state.reason, state.approval) == (Phase.WAITING, "AwaitingApproval", "0 of 1")
     assert "may approve changetypes/normal, but not alice, ann: kubectl serin approve CHG-20261123-001" in state.message
     assert state.revision == "new"
@@ -440,3 +443,106 @@ def test_the_requesters_of_a_group_are_all_who_applied() -> None:
     desk.decide(Action.APPROVE, tests="yes")
     assert "SelfApproval" in desk.pass_by(MINUTE).decisions[-1].refusal
     assert isinstance(desk.change, Change)
+
+
+# --- Windows ---
+
+
+def windowed(on_close: OnClose = OnClose.FINISH) -> Policy:
+    """From 09:00, an hour after the World begins, to 11:00, and from 12:00 to 14:00 UTC."""
+    opens = (
+        Recurrence("mornings", "FREQ=DAILY", "09:00", timedelta(hours=2), "UTC"),
+        Recurrence("evenings", "FREQ=DAILY", "12:00", timedelta(hours=2), "UTC"),
+    )
+    return replace(shipped(ChangeType.NORMAL), window=Window(opens, on_close=on_close))
+
+
+def test_the_opening_it_will_use_is_in_the_record_before_it_is_approved() -> None:
+    desk = Desk(policy=windowed())
+    assert desk.state.reason == "AwaitingApproval"
+    assert desk.state.window == Opening(BEGIN + timedelta(hours=1), BEGIN + timedelta(hours=3), "mornings", "UTC")
+
+
+def test_an_approved_change_starts_when_its_window_opens() -> None:
+    desk = Desk(policy=windowed())
+    desk.decide(Action.APPROVE, tests="yes")
+    state = desk.pass_by(MINUTE)
+    assert (state.phase, state.reason) == (Phase.WAITING, "OutsideWindow")
+    desk.now += 57 * MINUTE
+    desk.pass_by(5 * MINUTE)
+    assert BEGIN + timedelta(hours=1) <= (desk.state.started_at or BEGIN) <= BEGIN + timedelta(hours=1, minutes=1)
+
+
+def test_what_cannot_finish_inside_waits_for_the_next_opening() -> None:
+    desk = Desk(policy=windowed())
+    desk.now += timedelta(hours=2)
+    desk.decide(Action.APPROVE, tests="yes")
+    assert desk.pass_by(MINUTE).reason == "OutsideWindow"
+    assert "what starts now has to be done by Mon 2026-11-23 11:00 UTC; this needs 1h20m30s" in desk.state.message
+    assert desk.state.window == Opening(BEGIN + timedelta(hours=4), BEGIN + timedelta(hours=6), "evenings", "UTC")
+
+
+@pytest.mark.parametrize("what", ["emergency", "revert", "bypass"])
+def test_no_window_and_no_freeze_binds_what_is_urgent(what: str) -> None:
+    frozen = Freeze("the sale", "sre", BEGIN - timedelta(days=1), BEGIN + timedelta(days=9))
+    window = replace(windowed().window, freezes=(frozen,))
+    kind = ChangeType.EMERGENCY if what == "emergency" else ChangeType.NORMAL
+    desk = Desk(kind, replace(shipped(kind), window=window))
+    if what == "revert":
+        desk.others = (replace(EARLIER, stable_revisions={"shop": "new"}),)
+    if what == "bypass":
+        desk.decide(Action.BYPASS, expires_at=desk.now + timedelta(hours=1))
+    state = desk.pass_by(MINUTE)
+    assert (state.phase, state.window) == (Phase.PROGRESSING, None)
+
+
+def test_a_freeze_holds_what_is_approved_and_says_whose_it_is() -> None:
+    frozen = Freeze("the sale", "sre", BEGIN - timedelta(days=1), BEGIN + timedelta(days=9))
+    desk = Desk(policy=replace(shipped(ChangeType.NORMAL), window=Window(freezes=(frozen,))))
+    desk.decide(Action.APPROVE, tests="yes")
+    state = desk.pass_by(MINUTE)
+    assert state.reason == "Frozen"
+    assert "by sre: the sale" in state.message
+
+
+def test_without_the_gate_it_starts_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = RULES[Phase.WAITING]
+    kept = tuple(rule for rule in rules.hold if rule is not gates.outside_window)
+    monkeypatch.setitem(RULES, Phase.WAITING, replace(rules, hold=kept))
+    desk = Desk(policy=windowed())
+    desk.decide(Action.APPROVE, tests="yes")
+    assert desk.pass_by(MINUTE).phase is Phase.PROGRESSING
+
+
+@pytest.mark.parametrize(
+    ("on_close", "end"),
+    [
+        (OnClose.FINISH, (Phase.COMPLETED, "Completed")),
+        (OnClose.HOLD, (Phase.PROGRESSING, "WindowClosed")),
+        (OnClose.ROLL_BACK, (Phase.ROLLED_BACK, "WindowClosed")),
+    ],
+)
+def test_a_window_that_closes_over_a_running_change(on_close: OnClose, end: tuple[Phase, str]) -> None:
+    desk = Desk(policy=windowed(on_close))
+    desk.decide(Action.APPROVE, tests="yes")
+    desk.now += 58 * MINUTE
+    desk.pass_by(5 * MINUTE)
+    assert desk.state.phase is Phase.PROGRESSING
+    desk.decide(Action.PAUSE)
+    desk.pass_by(115 * MINUTE)
+    desk.decide(Action.RESUME)
+    state = desk.pass_by(50 * MINUTE)
+    assert (state.phase, state.reason) == end
+    if on_close is OnClose.HOLD:
+        assert desk.pass_by(timedelta(hours=1)).phase is Phase.COMPLETED, "in the next opening"
+
+
+def test_what_is_rolled_back_needs_no_window() -> None:
+    desk = Desk(policy=windowed(OnClose.HOLD), errors_from=3 * 3600 + 600)
+    desk.now += 58 * MINUTE
+    desk.decide(Action.APPROVE, tests="yes")
+    desk.pass_by(5 * MINUTE)
+    desk.decide(Action.PAUSE)
+    desk.pass_by(timedelta(hours=2))
+    desk.decide(Action.RESUME)
+    assert desk.pass_by(30 * MINUTE).cause == "ErrorRate"

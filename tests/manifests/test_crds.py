@@ -40,6 +40,7 @@ from controller.core.model import (
     Verdict,
 )
 from controller.core.policy import Policy, Slo, Step
+from controller.core.windows import Opening
 from testbed.bed import Bed
 from testbed.waiting import eventually
 
@@ -167,6 +168,7 @@ FULL = State(
     requesters=("alice",),
     revert=True,
     approval="1 of 1: bob",
+    window=Opening(MOMENT, MOMENT, "sundays", "Europe/Berlin"),
     decisions=(
         Ruling(
             "uid-2",
@@ -323,13 +325,14 @@ def test_kubectl_get_chg_shows_the_journey(cluster: Bed) -> None:
         "STEP",
         "WEIGHT",
         "APPROVAL",
+        "WINDOW",
         "REASON",
         "AGE",
         "REQUESTED-BY",
         "MESSAGE",
     ]
     assert row.split()[:5] == [name, "normal", "Progressing", "1", "50"]
-    assert "1 of 1: bob   Baking" in row
+    assert "1 of 1: bob   2026-11-23T08:00:00.000Z   Baking" in row
     assert "50 % until 08:10:00 UTC" in row
     assert "MESSAGE" not in cluster.kubectl("get", "chg", name)
 
