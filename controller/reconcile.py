@@ -15,6 +15,7 @@ import structlog
 
 from controller.core.change import check_id
 from controller.core.decide import decide, recheck_after, worth_committing
+from controller.core.form import merge
 from controller.core.intake import Ask, LetGo, Record, Rehold, intake, refused_name
 from controller.core.model import Change, Deployment, Held, Measurements, Observation, Phase, Receipt, Ruling, State
 from controller.core.notices import Route, next_deadline, tell
@@ -366,7 +367,7 @@ class Reconciler:
             log.warning("event_not_written", reason=reason, error=str(error))
 
 
-ASKING = frozenset(("AwaitingApproval", "LowTraffic", "Paused", "TestsUnverified"))
+ASKING = frozenset(("AwaitingApproval", "FormIncomplete", "LowTraffic", "NotStandard", "Paused", "TestsUnverified"))
 """Reasons to wait that someone may want to act on; the other ones pass by themselves."""
 WARNINGS = frozenset(
     (
@@ -378,6 +379,7 @@ WARNINGS = frozenset(
         "DuplicateChangeID",
         "InvalidAnnotation",
         "InvalidChangeID",
+        "InvalidForm",
         "InvalidPolicy",
         "InvalidQuery",
         "JobFailed",
@@ -400,6 +402,7 @@ WARNINGS = frozenset(
         "RouteLost",
         "ServiceWithoutPods",
         "TwoActiveReplicaSets",
+        "TypeDiffers",
         "UnexpectedSeries",
         "UnknownType",
     )
@@ -413,13 +416,7 @@ def _reason(error: PermanentError) -> str:
 def _says(change: Change, record: Record) -> bool:
     """Whether the ChangeRequest has all that the record asks for."""
     spec = change.spec or {}
-    wanted = {key: value for key, value in record.spec.items() if key != "deployments"}
-    there = set(record.spec["deployments"]) <= set(spec.get("deployments") or [])
-    return (
-        there
-        and all(spec.get(key) == value for key, value in wanted.items())
-        and ("problem" in wanted or not spec.get("problem"))
-    )
+    return bool(merge(spec, record.spec) == spec)
 
 
 def _look_again(state: State, policy: Policy, now: datetime) -> timedelta | None:

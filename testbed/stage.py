@@ -63,10 +63,11 @@ def install(bed: Bed) -> None:
 def policy(kind: str, *, bakes: Sequence[timedelta], **changes: Any) -> Manifest:
     """The ChangePolicy `kind` that we ship, with other bakes (one a step) and other fields of its spec.
 
-    It has no window unless one is given: what is played on a bed starts at any time.
+    It has no window, scope or form unless `changes` give one: what is played on a bed starts at any time, and changes
+    whatever it likes.
     """
     shipped: Manifest = yaml.safe_load((ROOT / "policies" / f"{kind}.yaml").read_text())
-    spec = {name: value for name, value in shipped["spec"].items() if name != "window"}
+    spec = {name: value for name, value in shipped["spec"].items() if name not in ("window", "scope", "form")}
     for step, bake in zip(spec["steps"], bakes, strict=True):
         step["bake"] = f"{int(bake / timedelta(milliseconds=1))}ms"
     return {**shipped, "spec": {**spec, **changes}}

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from controller.core.change import CHANGE_LABEL, FORM, PREFIX, RETRY
+from controller.core.change import CHANGE_LABEL, PREFIX, RETRY
+from controller.core.form import FIELDS
 from controller.core.model import Change, Phase, ReplicaSet, State
 from controller.core.policy import ChangeType
 from controller.core.template import revision
@@ -30,7 +31,7 @@ def ask_again(deployment: Json, change_id: str, rejected: str) -> list[Json]:
     return _patch(deployment, change_id, {**_annotations(deployment), RETRY: rejected}, None)
 
 
-_STALE = {PREFIX + name for name in FORM} | {TYPE, RETRY}
+_STALE = {PREFIX + field.annotation for field in FIELDS} | {TYPE, RETRY}
 
 
 def _annotations(deployment: Json) -> Mapping[str, str]:

@@ -78,6 +78,8 @@ TURNS: Mapping[str, Turn] = {
     "NoSuchJob": by_requester(
         f"kubectl label cronjob/{{cron_job}} -n {{namespace}} {JOB_LABEL}=true  # or create it so"
     ),
+    "FormIncomplete": by_requester(f"{ANNOTATE} {{annotation}}=TEXT  # and each other field that is named"),
+    "NotStandard": by_requester(f"{ANNOTATE} {PREFIX}type=normal  # then it asks for approval"),
     # Gates: time, unless people with the right to do so go past them
     "CheckingStable": by_serin(),
     "AwaitingJobs": by_serin(),
@@ -91,6 +93,8 @@ TURNS: Mapping[str, Turn] = {
     "ChangeClosed": by_requester(NEW_ID),
     "ChangeRunning": by_requester(NEW_ID),
     "UnknownType": by_requester(f"{ANNOTATE} {PREFIX}type=normal"),
+    "TypeDiffers": by_requester(f"{ANNOTATE} {PREFIX}type={{type}}"),
+    "InvalidForm": by_requester("kubectl edit changerequest/{record} -n {namespace}"),
     "InvalidAnnotation": by_requester(f"{ANNOTATE} {{annotation}}=TEXT"),
     "NoDeployment": by_requester("kubectl apply -f FILE  # a new template, labelled {label}"),
     "AnotherChangeActive": Turn(SERIN, "kubectl serin wait {other} -n {namespace}"),
@@ -215,6 +219,7 @@ def _fill(command: str, change: Change, state: State) -> str:
         job=run.job if run else "NAME",
         cron_job=printable(run.cron_job, 60) if run else "NAME",
         change=named(change),
+        record=change.name,
         deployment=f"deployment/{names[0]} -n {change.namespace}",
         namespace=change.namespace,
         label=f"{CHANGE_LABEL}={change.change_id}",

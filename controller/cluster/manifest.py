@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import Any
 
 from controller.core import template as pod_template
-from controller.core.change import CHANGE_LABEL, JOB_LABEL, PREFIX, RUN_LABEL
+from controller.core.change import CHANGE_LABEL, JOB_LABEL, PREFIX, RUN_LABEL, check_id, check_spec
 from controller.core.codec import decode, parse_moment
+from controller.core.form import not_before
 from controller.core.model import (
     Action,
     Autoscaler,
@@ -174,11 +175,13 @@ def change(raw: Json) -> tuple[Change, State]:
         kind = ChangeType(spec.get("type", "normal"))
     except ValueError:
         kind = None
+    change_id = str(spec.get("changeId") or meta["name"].upper())
     unknown = "" if kind else f"UnknownType: spec.type is {spec.get('type')!r}: write standard, normal or emergency"
+    problem = str(spec.get("problem") or "") or unknown or check_id(change_id, "spec.changeId") or check_spec(spec)
     found = Change(
         namespace=meta["namespace"],
         name=meta["name"],
-        change_id=str(spec.get("changeId") or meta["name"].upper()),
+        change_id=change_id,
         type=kind,
         uid=meta["uid"],
         resource_version=meta["resourceVersion"],
@@ -187,10 +190,11 @@ def change(raw: Json) -> tuple[Change, State]:
         deployments=tuple(spec.get("deployments") or ()),
         jobs=tuple(spec.get("jobs") or ()),
         revision=str(spec.get("revision") or ""),
+        not_before=not_before(spec),
         deleting="deletionTimestamp" in meta,
         finalizer=FINALIZER in (meta.get("finalizers") or []),
         created_at=moment(meta.get("creationTimestamp")),
-        problem=str(spec.get("problem") or "") or unknown,
+        problem=str(problem or ""),
         spec=spec,
     )
     return found, decode(State, raw.get("status") or {}, "status")

@@ -12,6 +12,7 @@ from controller.cluster import kinds, manifest
 from controller.cluster.client import Client
 from controller.core.change import HELD, JOB_LABEL, REQUESTED_BY, printable
 from controller.core.codec import encode
+from controller.core.form import merge
 from controller.core.intake import Record
 from controller.core.model import Change, Deployment, Held, Observation, State, Target
 from controller.core.plan import (
@@ -57,21 +58,14 @@ class Writer:
         return str(done["metadata"]["resourceVersion"])
 
     async def record(self, namespace: str, record: Record) -> None:
-        """Create the ChangeRequest, or bring the part of its spec that comes from the Deployment up to date."""
+        """Create the ChangeRequest, or bring what comes from the Deployment into the one that is there."""
         try:
-            await self._client.create(
-                kinds.CHANGES, namespace, manifest.change_request(namespace, record.name, record.spec)
-            )
+            made = manifest.change_request(namespace, record.name, merge({}, record.spec))
+            await self._client.create(kinds.CHANGES, namespace, made)
         except AlreadyExistsError:
             found = await self._client.get(kinds.CHANGES, namespace, record.name)
             spec = found.get("spec") or {}
-            merged = {
-                **spec,
-                **record.spec,
-                "deployments": sorted({*(spec.get("deployments") or []), *record.spec["deployments"]}),
-            }
-            if "problem" not in record.spec:
-                merged.pop("problem", None)
+            merged = merge(spec, record.spec)
             if merged != spec:
                 version = found["metadata"]["resourceVersion"]
                 patch = [

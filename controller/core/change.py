@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 
+from controller.core.codec import JSON
+from controller.core.form import FIELDS, Field, text_of
 from controller.core.policy import JOB_NAME, ChangeType
 
 PREFIX = "serin.dev/"
@@ -22,22 +24,12 @@ JOB_LABEL = PREFIX + "job"
 """`true` on a CronJob: whoever may name it in a change may have it run."""
 AUTO = "auto"
 
+_CONTROL = ("Cc", "Cf", "Co", "Cs", "Cn")
 _ID = re.compile(r"CHG-(\d{4})(\d{2})(\d{2})-\d{3,6}")
 
-FORM = {
-    "priority": 10,
-    "author": 256,
-    "description": 4096,
-    "systems-affected": 1024,
-    "users-affected": 1024,
-    "downtime": 256,
-    "risk": 256,
-    "implementation-plan": 16384,
-    "rollback-plan": 16384,
-    "testing-plan": 16384,
-    "success-criteria": 4096,
-}
-"""Annotations of the form (without the prefix) and the most characters each may have."""
+TYPE = PREFIX + "type"
+KNOWN = (TYPE, HELD, REQUESTED_BY, RETRY, JOBS, *(PREFIX + f.annotation for f in FIELDS))
+"""Every annotation of ours that a Deployment may have."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +52,7 @@ def printable(text: str, most: int = 200) -> str:
     return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
-def check_id(text: str) -> Problem | None:
+def check_id(text: str, where: str = f"label {CHANGE_LABEL}") -> Problem | None:
     match = _ID.fullmatch(text)
     if match:
         try:
@@ -68,11 +60,11 @@ def check_id(text: str) -> Problem | None:
         except ValueError:
             return Problem(
                 "InvalidChangeID",
-                f"label {CHANGE_LABEL} is {text!r}: {'-'.join(match.groups())} is not a date; write CHG-YYYYMMDD-NNN",
+                f"{where} is {text!r}: {'-'.join(match.groups())} is not a date; write CHG-YYYYMMDD-NNN",
             )
         return None
     mend = "write CHG-YYYYMMDD-NNN, like CHG-20261123-001, or auto to have it numbered"
-    return Problem("InvalidChangeID", f"label {CHANGE_LABEL} is {printable(text, 70)!r}: {mend}")
+    return Problem("InvalidChangeID", f"{where} is {printable(text, 70)!r}: {mend}")
 
 
 def next_id(today: date, taken: Iterable[str]) -> str:
@@ -87,12 +79,12 @@ def object_name(change_id: str) -> str:
 
 
 def change_type(annotations: Mapping[str, str]) -> ChangeType | Problem:
-    text = annotations.get(PREFIX + "type", ChangeType.NORMAL)
+    text = annotations.get(TYPE, ChangeType.NORMAL)
     try:
         return ChangeType(text)
     except ValueError:
         return Problem(
-            "UnknownType", f"annotation {PREFIX}type is {printable(text, 40)!r}: write standard, normal or emergency"
+            "UnknownType", f"annotation {TYPE} is {printable(text, 40)!r}: write standard, normal or emergency"
         )
 
 
@@ -108,21 +100,27 @@ def job_names(annotations: Mapping[str, str]) -> list[str] | Problem:
 
 
 def check_form(annotations: Mapping[str, str]) -> Problem | None:
-    """The first annotation of the form that is too long or has control characters."""
-    for name, most in FORM.items():
-        text = annotations.get(PREFIX + name, "")
-        if len(text) > most:
-            return Problem(
-                "InvalidAnnotation",
-                f"annotation {PREFIX}{name} has {len(text)} characters: write at most {most}, and link to the rest",
-            )
-        bad = next(
-            (ch for ch in text if ch not in "\n\t" and unicodedata.category(ch) in ("Cc", "Cf", "Co", "Cs", "Cn")), ""
-        )
-        if bad:
-            return Problem(
-                "InvalidAnnotation",
-                f"annotation {PREFIX}{name} has the control character {bad.encode('unicode_escape').decode()}: "
-                "write plain text",
-            )
-    return None
+    """The first annotation of the form that cannot be used."""
+    found = (
+        _check_text(f, annotations.get(PREFIX + f.annotation, ""), f"annotation {PREFIX}{f.annotation}") for f in FIELDS
+    )
+    message = next(filter(None, found), "")
+    return Problem("InvalidAnnotation", message) if message else None
+
+
+def check_spec(spec: JSON) -> Problem | None:
+    """The first field of a form that was written beforehand and cannot be used."""
+    message = next(filter(None, (_check_text(f, text_of(spec, f.name), f"spec.{f.name}") for f in FIELDS)), "")
+    return Problem("InvalidForm", message) if message else None
+
+
+def _check_text(f: Field, text: str, where: str) -> str:
+    """What is wrong with the text of a field, too long, with control characters or none of the choices; or nothing."""
+    if not text:
+        return ""
+    if len(text) > f.most:
+        return f"{where} has {len(text)} characters: write at most {f.most}, and link to the rest"
+    if bad := next((ch for ch in text if ch not in "\n\t" and unicodedata.category(ch) in _CONTROL), ""):
+        return f"{where} has the control character {bad.encode('unicode_escape').decode()}: write plain text"
+    mend = f.mend(text)
+    return f"{where} is {printable(text, 40)!r}: {mend}" if mend else ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from math import ceil
 
-from controller.core.change import AUTO, RETRY
+from controller.core.change import AUTO, RETRY, TYPE, Problem, change_type
 from controller.core.codec import format_duration
 from controller.core.decisions import hurried
 from controller.core.model import (
@@ -372,6 +372,25 @@ def workload_unfit(state: State, observation: Observation, policy: Policy, now: 
             return Finding("NoReferenceGrant", f"{problem.key}: {problem.problem}")
         if refused := next((r for r in seen.routes if not r.accepted), None):
             return Finding("RouteNotAccepted", f"{refused.key} is not accepted by its gateway: see its status.parents")
+    return None
+
+
+def type_differs(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """A Deployment says another type than its change has; an Emergency has to be declared on each of them."""
+    change = observation.change
+    for target, seen in targets(state, observation):
+        said = seen.deployment.annotations.get(TYPE) if seen.deployment else change.type
+        kind = change_type({TYPE: said}) if said else ChangeType.NORMAL
+        if isinstance(kind, Problem):
+            return Finding(kind.reason, f"Deployment {target.name}: {kind.message}")
+        if kind is change.type or not (said or change.type is ChangeType.EMERGENCY):
+            continue
+        annotate = f"kubectl annotate deployment/{target.name} -n {change.namespace} --overwrite {TYPE}={change.type}"
+        return Finding(
+            "TypeDiffers",
+            f"{change.change_id} is a change of type {change.type}, and Deployment {target.name} asks for one of type "
+            f"{kind}: {annotate}; or give it a change ID of its own",
+        )
     return None
 
 

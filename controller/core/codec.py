@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import Any, NewType, TypeVar
 
 JSON = Any
@@ -56,6 +57,20 @@ def format_duration(value: timedelta) -> str:
         count, left = divmod(left, size)
         parts.append(f"{count}{letter}" if count else "")
     return "".join(parts)
+
+
+_QUANTITY = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi|)", re.ASCII)
+_FACTORS = {"m": Fraction(1, 1000), "": Fraction(1)}
+_FACTORS |= {unit: Fraction(1000**i) for i, unit in enumerate("kMGTP", 1)}
+_FACTORS |= {f"{unit}i": Fraction(1024**i) for i, unit in enumerate("KMGTP", 1)}
+
+
+def parse_quantity(text: str) -> Fraction:
+    """A quantity of Kubernetes, like `250m` or `1.5Gi`; ValueError for anything else, exponents and signs too."""
+    match = _QUANTITY.fullmatch(text)
+    if match is None:
+        raise ValueError(text)
+    return Fraction(match[1]) * _FACTORS[match[2]]
 
 
 def parse_moment(text: str) -> datetime:

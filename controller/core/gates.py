@@ -6,11 +6,15 @@ Checks like those of `checks`; what is pre-approved (a revert) or bypassed does 
 from datetime import datetime
 
 from controller.core import jobs, slo
-from controller.core.checks import Finding
+from controller.core.change import PREFIX, TYPE, printable
+from controller.core.checks import Finding, targets
 from controller.core.codec import format_ratio
 from controller.core.decisions import approvals, bypass, last, objection, pause
+from controller.core.diff import differences
+from controller.core.form import NAMES, missing
 from controller.core.model import Action, JobOutcome, Observation, Phase, State, Strategy
 from controller.core.policy import ChangeType, FirstDeployment, Policy, When
+from controller.core.scope import refusal
 from controller.core.windows import OnClose, Timing, moment_text, opening_at, timing
 
 
@@ -34,6 +38,50 @@ def paused(state: State, observation: Observation, policy: Policy, now: datetime
     return Finding(
         "Paused", f"by {ruling.by} since {ruling.at:%H:%M} UTC: {ruling.reason}; {_run('resume', observation)}"
     )
+
+
+def form_incomplete(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """The type asks for fields of the change-request form that are not filled."""
+    change = observation.change
+    names = missing(change, policy)
+    if not names or first_and_free(state, observation, policy) or free(state, observation, policy, now):
+        return None
+    each = ", ".join(f"{name} (annotation {PREFIX}{NAMES[name].annotation})" for name in names)
+    where = f"deployment/{state.targets[0].name} -n {change.namespace}"
+    texts = " ".join(f"{PREFIX}{NAMES[name].annotation}='TEXT'" for name in names)
+    return Finding(
+        "FormIncomplete",
+        f"{change.type} changes have to say {each}: kubectl annotate {where} {texts}",
+    )
+
+
+def not_standard(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """The template differs from stable in what the policy's scope does not allow.
+
+    A first deployment has no stable template, and so no difference that could be outside; one that is created anew
+    under a name that had changes before could be anything.
+    """
+    scope, change = policy.scope, observation.change
+    if scope is None or free(state, observation, policy, now):
+        return None
+    for target, seen in targets(state, observation):
+        if seen.deployment is None:
+            continue
+        if target.stable_revision:
+            found = differences(target.stable_template, seen.deployment.template)
+            wrong = [f"{printable(d.path)} {why}" for d in found if (why := refusal(d, scope))]
+        else:
+            anew = target.name in started_before(observation)
+            wrong = ["it was created anew, and there is no stable template to compare it with"] if anew else []
+        if wrong:
+            more = f", and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+            annotate = f"kubectl annotate deployment/{target.name} -n {change.namespace} --overwrite {TYPE}=normal"
+            return Finding(
+                "NotStandard",
+                f"{target.name} is outside the scope of {change.type} changes: {'; '.join(wrong[:5])}{more}. "
+                f"Ask for approval: {annotate}",
+            )
+    return None
 
 
 def awaiting_approval(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
@@ -147,12 +195,22 @@ def jobs_pending(state: State, observation: Observation, policy: Policy, now: da
 
 
 def asks_first(state: State, observation: Observation, policy: Policy) -> bool:
-    """Whether approvals come before the start. A Deployment that is created anew is no first one of its name."""
-    here = [other for other in observation.others if other.namespace == observation.change.namespace]
-    known = {name for other in here if other.started for name in other.revisions}
-    first = all(not t.stable_revision and t.name not in known for t in state.targets)
+    """Whether approvals come before the start."""
     before = policy.approval.required > 0 and policy.approval.when is When.BEFORE
-    return before and not (first and policy.first_deployment is FirstDeployment.RUN)
+    return before and not first_and_free(state, observation, policy)
+
+
+def first_and_free(state: State, observation: Observation, policy: Policy) -> bool:
+    """The first deployment of all that the change is about, which the policy lets run unasked."""
+    known = started_before(observation)
+    first = all(not t.stable_revision and t.name not in known for t in state.targets)
+    return first and policy.first_deployment is FirstDeployment.RUN
+
+
+def started_before(observation: Observation) -> set[str]:
+    """Deployments that had a change before: one that is created anew is no first one of its name."""
+    here = [other for other in observation.others if other.namespace == observation.change.namespace]
+    return {name for other in here if other.started for name in other.revisions}
 
 
 def approval(state: State, observation: Observation, policy: Policy, now: datetime) -> str:

@@ -1,13 +1,14 @@
 """What a held Deployment asks for: a change of its own, its release, or a record that says why neither can be. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
 from controller.core.change import (
     AUTO,
-    FORM,
     PREFIX,
+    REQUESTED_BY,
+    TYPE,
     Problem,
     change_type,
     check_form,
@@ -17,14 +18,15 @@ from controller.core.change import (
     object_name,
     printable,
 )
-from controller.core.codec import JSON, camel
+from controller.core.codec import JSON
+from controller.core.form import FIELDS, filled
 from controller.core.model import Change, Deployment, Held, Other, Phase, ReplicaSet
 from controller.core.policy import ChangeType
 
 
 @dataclass(frozen=True)
 class Record:
-    """A ChangeRequest that is to exist with this spec."""
+    """A ChangeRequest that is to exist; `form.merge` brings this spec into one that is there already."""
 
     name: str
     spec: JSON
@@ -100,7 +102,7 @@ def _numbered(ask: Ask, naming: Sequence[tuple[Change, Other]], today: date) -> 
 
 def _named(ask: Ask, today: date) -> Record | None:
     d = ask.deployment
-    existing = next(((c, o) for c, o in ask.changes if c.change_id == d.change), None)
+    existing = next(((c, o) for c, o in ask.changes if c.name == object_name(d.change)), None)
     if existing is None:
         return Record(object_name(d.change), _spec(d, d.change))
     change, other = existing
@@ -136,25 +138,15 @@ def _spec(d: Deployment, change_id: str, revision: str = "") -> JSON:
     jobs = job_names(d.annotations)
     if isinstance(jobs, Problem):
         problem, jobs = problem or jobs, []
-    form = {} if isinstance(problem, Problem) and problem.reason == "InvalidAnnotation" else _form(d.annotations)
+    usable = problem is None or problem.reason != "InvalidAnnotation"
     spec = {
         "changeId": change_id,
-        "type": printable(d.annotations.get(PREFIX + "type", ChangeType.NORMAL), 32) or "?",
-        "requestedBy": printable(d.annotations.get(PREFIX + "requested-by", ""), 250),
+        "type": printable(d.annotations.get(TYPE, ChangeType.NORMAL), 32) or "?",
+        "requestedBy": printable(d.annotations.get(REQUESTED_BY, ""), 250),
         "deployments": [d.name],
         "jobs": jobs,
         "revision": revision,
         "problem": str(problem or ""),
-        **form,
+        **(filled({f.name: f.normal(d.annotations.get(PREFIX + f.annotation, "")) for f in FIELDS}) if usable else {}),
     }
     return {key: value for key, value in spec.items() if value}
-
-
-_IMPACT = ("systems-affected", "users-affected", "downtime", "risk")
-
-
-def _form(annotations: Mapping[str, str]) -> JSON:
-    given = {name: annotations[PREFIX + name] for name in FORM if annotations.get(PREFIX + name)}
-    form: dict[str, JSON] = {camel(name.replace("-", "_")): text for name, text in given.items() if name not in _IMPACT}
-    impact = {camel(name.replace("-", "_")): given[name] for name in _IMPACT if name in given}
-    return {**form, "impact": impact} if impact else form

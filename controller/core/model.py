@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Self
 
 from controller.core.codec import JSON
+from controller.core.diff import Difference, Image
 from controller.core.policy import ChangeType, Policy
 from controller.core.template import canary_name
 from controller.core.windows import Opening
@@ -158,6 +159,10 @@ class Target:
     """Empty: the first deployment, there is nothing to go back to."""
     stable_replica_set: str = ""
     stable_template: JSON = None
+    diff: tuple[Difference, ...] = ()
+    """From the stable template to the new one, as `diff.for_record` cuts it."""
+    images: tuple[Image, ...] = ()
+    """Those of the new template."""
     replica_set: str = ""
     """The Deployment's own ReplicaSet of the new revision, once it is rolled."""
     replicas: int = 0

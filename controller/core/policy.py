@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 
-from controller.core.codec import JSON, FieldError, Ratio, decode, format_duration
+from controller.core.codec import JSON, FieldError, Ratio, decode, format_duration, parse_quantity
+from controller.core.form import NAMES
 from controller.core.windows import Window, check_window
 
 
@@ -135,6 +136,45 @@ class Health:
     progress_deadline: timedelta = timedelta(minutes=10)
 
 
+class ImageStep(StrEnum):
+    NONE = "none"
+    PATCH = "patch"
+    """Of the same repository: the same major and minor version, and a patch that is not lower."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Requests and limits may be `factor` times as much or as little as stable's, and none above its `max`."""
+
+    factor: float = 2.0
+    max: Mapping[str, str] = field(default_factory=dict)
+    """cpu, memory or ephemeral-storage to the greatest quantity."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a change of this type may change in a pod template; whatever is not named here is outside.
+
+    Replicas are no part of a pod template: scaling is never held, and needs no change.
+    """
+
+    images: ImageStep = ImageStep.NONE
+    env: tuple[str, ...] = ()
+    """Names of environment variables whose value may be set, `*` for any part of a name."""
+    resources: Bounds | None = None
+    annotations: tuple[str, ...] = ()
+    """Keys of the pods' annotations, `*` for any part of a key."""
+    labels: tuple[str, ...] = ()
+    """Keys of the pods' labels, likewise."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """The fields of the change-request form that a change of this type has to fill, by their paths in its spec."""
+
+    required: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class JobRule:
     """A Job that is made, before the start, from the CronJob of this name in the change's namespace."""
@@ -161,6 +201,9 @@ class Policy:
     review: ReviewRules = ReviewRules()
     before: Before = Before()
     window: Window = field(default_factory=Window)
+    form: Form = Form()
+    scope: Scope | None = None
+    """Without it a change of this type may change anything."""
     metrics: Source = Source()
     error_rate: ErrorRate = ErrorRate()
     slos: tuple[Slo, ...] = ()
@@ -245,6 +288,9 @@ def parse_policy(spec: JSON, presets: frozenset[str]) -> Policy:
     _check_approval(policy.approval)
     _check_jobs(policy.before.jobs)
     check_window(policy.window)
+    _check_form(policy.form)
+    if policy.scope:
+        _check_scope(policy.scope)
     return policy
 
 
@@ -273,3 +319,33 @@ def _check_steps(policy: Policy) -> None:
     weights = [step.weight for step in policy.steps]
     if not weights or weights != sorted(set(weights)) or weights[0] <= 0 or weights[-1] != 100:
         raise FieldError("spec.steps", weights, "write weights that rise from above 0 to 100, like 10, 50, 100")
+
+
+def _check_form(form: Form) -> None:
+    for i, name in enumerate(form.required):
+        if name not in NAMES:
+            raise FieldError(
+                f"spec.form.required[{i}]", name, f"no such field of the form; known are {', '.join(NAMES)}"
+            )
+
+
+_PATTERN = re.compile(r"[A-Za-z0-9_./*-]{0,316}[A-Za-z0-9_][A-Za-z0-9_./*-]{0,316}")
+BOUNDED = ("cpu", "memory", "ephemeral-storage")
+
+
+def _check_scope(scope: Scope) -> None:
+    for path, patterns in (("env", scope.env), ("annotations", scope.annotations), ("labels", scope.labels)):
+        for i, pattern in enumerate(patterns):
+            if not _PATTERN.fullmatch(pattern):
+                raise FieldError(f"spec.scope.{path}[{i}]", pattern, "write a name, or a part of it with *, like LOG_*")
+    if scope.resources is None:
+        return
+    if not 1 <= scope.resources.factor <= 100:
+        raise FieldError("spec.scope.resources.factor", scope.resources.factor, "write a number from 1 to 100")
+    for name, most in scope.resources.max.items():
+        if name not in BOUNDED:
+            raise FieldError("spec.scope.resources.max", name, f"no such bound; known are {', '.join(BOUNDED)}")
+        try:
+            parse_quantity(most)
+        except (ValueError, TypeError):
+            raise FieldError(f"spec.scope.resources.max.{name}", most, 'write a quantity, like "500m" or 2Gi') from None

@@ -11,6 +11,7 @@ from controller.core import gates, jobs
 from controller.core.change import REQUESTED_BY
 from controller.core.checks import has_capacity, ours, recovered, rolled, route_pending, served, targets, too_few_ready
 from controller.core.decisions import take_in
+from controller.core.diff import differences, for_record, images
 from controller.core.judge import judge
 from controller.core.model import (
     Floor,
@@ -132,6 +133,8 @@ def assess(seen: Seen, policy: Policy) -> Target:
         stable_revision=stable.revision if stable else "",
         stable_replica_set=stable.name if stable else "",
         stable_template=stable.template if stable else None,
+        diff=for_record(differences(stable.template, d.template)) if stable else (),
+        images=images(d.template),
         replicas=size,
         selector_key="" if why_native else seen.selector_key,
         services=() if why_native else seen.services,

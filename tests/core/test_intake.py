@@ -44,7 +44,7 @@ def test_a_new_template_is_recorded_with_who_asked_and_what_they_said() -> None:
             "requestedBy": "alice",
             "deployments": ["shop"],
             "description": "Checkout v2",
-            "impact": {"risk": "Low"},
+            "impact": {"risk": "low"},
         },
     )
 

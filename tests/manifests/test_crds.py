@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from controller.core import codec
-from controller.core.change import FORM
 from controller.core.codec import Ratio, camel, format_duration, format_ratio
+from controller.core.diff import Difference, Image
+from controller.core.form import FIELDS, NAMES
 from controller.core.model import (
     Action,
     Breach,
@@ -39,7 +40,7 @@ from controller.core.model import (
     Transition,
     Verdict,
 )
-from controller.core.policy import Policy, Slo, Step
+from controller.core.policy import Bounds, Form, ImageStep, Policy, Scope, Slo, Step
 from controller.core.windows import Opening
 from testbed.bed import Bed
 from testbed.waiting import eventually
@@ -129,9 +130,13 @@ def test_policy_fields_are_required_or_name_their_default() -> None:
 
 def test_the_form_takes_what_the_annotations_may_carry() -> None:
     spec = properties("changerequests", "spec")["properties"]
-    fields = spec | spec["impact"]["properties"]
-    limits = {name: fields[camel(name.replace("-", "_"))]["maxLength"] for name in FORM}
-    assert limits == FORM
+    groups = {name: schema["properties"] for name, schema in spec.items() if "properties" in schema}
+    leaves = {f"{name}.{inner}": leaf for name, schemas in groups.items() for inner, leaf in schemas.items()}
+    fields = {name: schema for name, schema in (spec | leaves).items() if schema["type"] == "string"}
+    ours = {"changeId", "type", "requestedBy", "revision", "problem"}
+    assert {name: schema["maxLength"] for name, schema in fields.items() if name not in ours} == {
+        f.name: f.most for f in FIELDS
+    }
 
 
 # --- On a real API server ---
@@ -202,6 +207,8 @@ FULL = State(
     measured_at=MOMENT,
     policy=Policy(
         (Step(10, timedelta(minutes=5)), Step(100, timedelta(minutes=10))),
+        form=Form(("description",)),
+        scope=Scope(ImageStep.PATCH, ("LOG_LEVEL",), Bounds(2.5, {"cpu": "2"}), ("a/b",), ("c",)),
         slos=(Slo("latency", Ratio(0.5), burn_max=1.44, slower_than=timedelta(seconds=1)),),
     ),
     targets=(
@@ -214,6 +221,8 @@ FULL = State(
             stable_revision="9876543210",
             stable_replica_set="shop-abc",
             stable_template={"spec": {"containers": [{"name": "app"}]}, "metadata": {"labels": {"app": "shop"}}},
+            diff=(Difference("containers[shop].image", "shop:1.4.2", "shop:1.4.3"),),
+            images=(Image("shop", "shop:1.4.3", "sha256:abc"),),
             replica_set="shop-def",
             replicas=10,
             selector_key="app",
@@ -290,14 +299,17 @@ def test_a_full_state_survives_the_api_server(cluster: Bed) -> None:
 
 
 def test_what_people_wrote_wrongly_is_recorded(cluster: Bed) -> None:
-    name = "malformed"
+    name = "chg-2026-1"
     cluster.apply(
         request(
             name,
             changeId="CHG-2026-1",
             type="urgent",
             priority="high",
-            description="d" * FORM["description"],
+            description="d" * NAMES["description"].most,
+            testing={"unit": "green", "manual": "not yet"},
+            notBefore="tomorrow",
+            rollback="never",
             impact={"systemsAffected": "checkout", "usersAffected": "all", "downtime": "no", "risk": "who knows"},
             deployments=["shop", "cart"],
             problem="UnknownType: write standard, normal or emergency",

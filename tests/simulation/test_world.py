@@ -14,7 +14,7 @@ import yaml
 from controller.core import decide
 from controller.core.decide import RULES
 from controller.core.model import Other, Phase, State, Verdict
-from controller.core.policy import Approval, LowTraffic, Policy, parse_policy
+from controller.core.policy import Approval, Form, LowTraffic, Policy, parse_policy
 from controller.metrics.presets import PRESETS
 from tests.simulation.world import BEGIN, Broken, Trouble, World
 
@@ -24,9 +24,10 @@ LIVELY = timedelta(hours=3)
 
 
 def policy(kind: str, **changes: object) -> Policy:
-    """A policy as it is shipped, but for its approvals: there are no decisions yet."""
+    """A policy as it is shipped, but for its gates: nobody decides here, and nobody fills a form."""
     spec = yaml.safe_load((SHIPPED / f"{kind}.yaml").read_text())["spec"]
-    return replace(parse_policy(spec, frozenset(PRESETS)), approval=Approval(0), **changes)  # type: ignore[arg-type]
+    shipped = replace(parse_policy(spec, frozenset(PRESETS)), approval=Approval(0), form=Form(), scope=None)
+    return replace(shipped, **changes)  # type: ignore[arg-type]
 
 
 def play(world: World, until: timedelta = LIVELY) -> State:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from controller.core.change import REQUESTED_BY
+from controller.core.change import REQUESTED_BY, TYPE
 from controller.core.checks import need
+from controller.core.form import merge
 from controller.core.intake import Ask, Record
 from controller.core.model import (
     Arm,
@@ -403,7 +404,7 @@ class World:
             unavailable_max=2,
             progress_deadline_seconds=600,
             min_ready_seconds=0,
-            annotations={REQUESTED_BY: self.requested_by},
+            annotations={REQUESTED_BY: self.requested_by, TYPE: str(self.change.type or "")},
             labels={},
         )
 
@@ -561,14 +562,15 @@ class World:
     async def record(self, namespace: str, record: Record) -> None:
         self.version += 1
         known = self.changes.get(record.name)
-        new = Change(namespace, record.name, str(record.spec["changeId"]), ChangeType.STANDARD, f"uid-{self.version}")
+        spec = merge((known.change.spec if known else None) or {}, record.spec)
+        new = Change(namespace, record.name, spec["changeId"], ChangeType(spec["type"]), f"uid-{self.version}")
         made = replace(
             known.change if known else replace(new, finalizer=True, created_at=self.now),
             resource_version=str(self.version),
-            deployments=tuple(record.spec["deployments"]),
-            revision=str(record.spec.get("revision", "")),
-            problem=str(record.spec.get("problem", "")),
-            spec=record.spec,
+            deployments=tuple(spec["deployments"]),
+            revision=str(spec.get("revision", "")),
+            problem=str(spec.get("problem", "")),
+            spec=spec,
         )
         self.changes[record.name] = Known(made, known.state if known else State())
         self.tell(f"{made.change_id} is recorded{': ' + made.problem if made.problem else ''}")
