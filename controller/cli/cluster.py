@@ -40,7 +40,7 @@ class Cluster:
     """Changes and policies, as one person sees them."""
 
     def __init__(self, client: Client, namespace: str, *, everywhere: bool = False) -> None:
-        self._client = client
+        self.client = client
         self.namespace = namespace
         self.everywhere = everywhere
         self._may: dict[tuple[str, str, str | None, str], asyncio.Future[bool]] = {}
@@ -61,7 +61,7 @@ class Cluster:
     async def changes(self, *, everywhere: bool = False) -> list[Known]:
         """Oldest first: of the namespace, or, if that was asked for, of all."""
         try:
-            found, _ = await self._client.list(CHANGES, None if everywhere or self.everywhere else self.namespace)
+            found, _ = await self.client.list(CHANGES, None if everywhere or self.everywhere else self.namespace)
         except NotServedError:
             raise PermanentError(
                 "NotInstalled",
@@ -98,7 +98,7 @@ class Cluster:
     async def look(self, change_id: str) -> Known:
         """The change of that ID and what it is at now."""
         change = await self.find(change_id)
-        return read(await self._client.get(CHANGES, change.namespace, change.name))
+        return read(await self.client.get(CHANGES, change.namespace, change.name))
 
     async def _everywhere_if_allowed(self) -> list[Known]:
         try:
@@ -110,9 +110,9 @@ class Cluster:
         """Every change ID in use, as far as this person may look: of requests, and on Deployments."""
         changes = await self._everywhere_if_allowed() or await self.changes()
         try:
-            labelled, _ = await self._client.list(DEPLOYMENTS, label_selector=CHANGE_LABEL)
+            labelled, _ = await self.client.list(DEPLOYMENTS, label_selector=CHANGE_LABEL)
         except ForbiddenError:
-            labelled, _ = await self._client.list(DEPLOYMENTS, self.namespace, label_selector=CHANGE_LABEL)
+            labelled, _ = await self.client.list(DEPLOYMENTS, self.namespace, label_selector=CHANGE_LABEL)
         return {change.change_id for change, _ in changes} | {d["metadata"]["labels"][CHANGE_LABEL] for d in labelled}
 
     async def policy(self, change: Change) -> Policy | None:
@@ -120,7 +120,7 @@ class Cluster:
         if change.type is None:
             return None
         try:
-            raw = await self._client.get(POLICIES, None, change.type)
+            raw = await self.client.get(POLICIES, None, change.type)
             return decode(Policy, raw["spec"], "spec")
         except (PermanentError, FieldError):
             return None
@@ -140,7 +140,7 @@ class Cluster:
         """By type, those that can be read and used."""
         found = {}
         with suppress(ForbiddenError, NotServedError):
-            for raw in (await self._client.list(POLICIES))[0]:
+            for raw in (await self.client.list(POLICIES))[0]:
                 with suppress(FieldError):
                     found[str(raw["metadata"]["name"])] = decode(Policy, raw.get("spec") or {}, "spec")
         return found
@@ -150,7 +150,7 @@ class Cluster:
         key = (verb, resource.label, namespace, name)
         if key not in self._may:
             self._may[key] = asyncio.ensure_future(
-                self._client.access_review(verb, resource.group, resource.plural, namespace, name)
+                self.client.access_review(verb, resource.group, resource.plural, namespace, name)
             )
         return await self._may[key]
 
@@ -168,7 +168,7 @@ class Cluster:
     async def deployment(self, namespace: str, name: str) -> Json | None:
         """None when there is none, or when this person may not read it."""
         try:
-            return await self._client.get(DEPLOYMENTS, namespace, name)
+            return await self.client.get(DEPLOYMENTS, namespace, name)
         except (NotFoundError, ForbiddenError):
             return None
 
@@ -176,8 +176,8 @@ class Cluster:
         """`NAME`, or `deployment/NAME` as kubectl writes it."""
         name = name.split("/")[-1]
         if not self.everywhere:
-            return await self._client.get(DEPLOYMENTS, self.namespace, name)
-        found, _ = await self._client.list(DEPLOYMENTS, field_selector=f"metadata.name={name}")
+            return await self.client.get(DEPLOYMENTS, self.namespace, name)
+        found, _ = await self.client.list(DEPLOYMENTS, field_selector=f"metadata.name={name}")
         if len(found) == 1:
             return found[0]
         where = ", ".join(d["metadata"]["namespace"] for d in found)
@@ -186,7 +186,7 @@ class Cluster:
 
     async def replica_sets(self, deployment: Json) -> list[ReplicaSet]:
         meta = deployment["metadata"]
-        found, _ = await self._client.list(REPLICA_SETS, meta["namespace"])
+        found, _ = await self.client.list(REPLICA_SETS, meta["namespace"])
         owned = [
             rs for rs in found if any(o["uid"] == meta["uid"] for o in rs["metadata"].get("ownerReferences") or ())
         ]
@@ -195,21 +195,21 @@ class Cluster:
     async def edit_deployment(self, deployment: Json, patch: list[Json]) -> Json:
         """ConflictError when it is not as it was read any more."""
         meta = deployment["metadata"]
-        return await self._client.patch(
+        return await self.client.patch(
             DEPLOYMENTS, meta["namespace"], meta["name"], patch, content_type="json", field_manager=MANAGER
         )
 
     async def surroundings(self, change: Change, state: State) -> list[Live]:
         """The Deployments of a change that has not ended, as they are now."""
-        return [] if state.phase.terminal else await surroundings(self._client, change, state)
+        return [] if state.phase.terminal else await surroundings(self.client, change, state)
 
     async def who_am_i(self) -> str:
-        return await self._client.who_am_i()
+        return await self.client.who_am_i()
 
     async def decide(self, namespace: str, decision: Json) -> Json:
         """Create a ChangeDecision; the answer is the object as admission stamped it."""
         try:
-            return await self._client.create(DECISIONS, namespace, decision)
+            return await self.client.create(DECISIONS, namespace, decision)
         except NotServedError:
             raise PermanentError(
                 "NotInstalled",
@@ -221,7 +221,7 @@ class Cluster:
         end = asyncio.get_running_loop().time() + within.total_seconds()
         while asyncio.get_running_loop().time() < end:
             with suppress(NotFoundError):
-                change, state = read(await self._client.get(CHANGES, namespace, object_name(change_id)))
+                change, state = read(await self.client.get(CHANGES, namespace, object_name(change_id)))
                 if state.reason:
                     return change, state
             await asyncio.sleep(LOOK.total_seconds())
@@ -231,13 +231,13 @@ class Cluster:
         """The change now and whenever it is another, through broken connections; PermanentError when it is deleted."""
         while True:
             try:
-                items, version = await self._client.list(
+                items, version = await self.client.list(
                     CHANGES, change.namespace, field_selector=f"metadata.name={change.name}"
                 )
                 if not items:
                     raise NotFoundError("Deleted", f"{change.change_id} was deleted")
                 yield read(items[0])
-                events = self._client.watch(
+                events = self.client.watch(
                     CHANGES,
                     namespace=change.namespace,
                     resource_version=version,

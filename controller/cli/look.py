@@ -46,6 +46,7 @@ def register(app: typer.Typer) -> None:
     command(app, "list")(list_)
     command(app)(wait)
     command(app, "new-id")(new_id)
+    command(app)(doctor)
 
 
 async def status(
@@ -244,3 +245,22 @@ async def new_id(where: Where) -> Exit:
     async with where.connect() as cluster:
         typer.echo(next_id(now().date(), await cluster.taken_ids()))
     return Exit.DONE
+
+
+async def doctor(where: Where, output: Format = None) -> Exit:
+    """Look whether all that Serin needs is there, and say how to mend what is not.
+
+    The API server, the kinds, the admission policies, the ChangePolicies, the controller and its rights, Prometheus,
+    routes, and Deployments that are not held as their label promises (of the namespace, or with -A of all).
+
+    Exit codes: 0 nothing is wrong; 1 something is, and its mend is shown, or the cluster cannot be read.
+    """
+    from controller.cli.doctor import Level, examine, shown  # it looks at what the controller's own parts say
+
+    async with where.connect() as cluster:
+        found = await examine(cluster)
+    if output in (Output.JSON, Output.YAML):
+        dump({"findings": [finding.as_data() for finding in found]}, output)
+    else:
+        console().print(shown(found))
+    return Exit.ERROR if any(finding.level is Level.WRONG for finding in found) else Exit.DONE

@@ -272,6 +272,12 @@ class Client:
                 response.connection.transport.abort()  # no TLS good-bye: the server would first finish its stream
             response.close()
 
+    async def pod_text(self, namespace: str, pod: str, port: int, path: str) -> str:
+        """What a pod answers on a port, through the API server."""
+        proxied = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(pod, safe='')}:{port}/proxy{path}"
+        call = _Call("get", "pods/proxy", namespace, pod, "GET", proxied)
+        return await self._read_as(lambda body: body.decode(errors="replace"), call)
+
     async def version(self) -> tuple[int, int]:
         """The API server's (major, minor)."""
         info = await self._read(_Call("get", "version", "", "", "GET", "/version"))

@@ -344,6 +344,7 @@ def test_what_needs_no_cluster_does_not_load_its_client() -> None:
 
 
 COMMANDS = [
+    "doctor",
     "status",
     "explain",
     "review",
