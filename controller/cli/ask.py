@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from controller.cli import complete
 from controller.cli.decide import ANSWER, Json, Reason, Timeout, Wait, Yes, asked, confirm, following
 from controller.cli.decision import images
 from controller.cli.edits import ask_again, ask_for, way_back, with_images
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 TRIES = 5
 Patch = list[Json]
 
-Name = Annotated[str, typer.Argument(metavar="DEPLOYMENT", help="Name of the Deployment.")]
+Name = Annotated[
+    str, typer.Argument(metavar="DEPLOYMENT", help="Name of the Deployment.", autocompletion=complete.deployments)
+]
 NewID = Annotated[str, typer.Option("--id", help="Change ID of the new change; the next free one when absent.")]
 
 

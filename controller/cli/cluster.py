@@ -17,7 +17,7 @@ from controller.cli.waits import REQUESTER, SRE, Wait
 from controller.cluster import manifest
 from controller.cluster.client import Client, Resource
 from controller.cluster.kinds import CHANGES, DECISIONS, DEPLOYMENTS, POLICIES, REPLICA_SETS
-from controller.core.change import CHANGE_LABEL, object_name, printable
+from controller.core.change import CHANGE_LABEL, RUN_LABEL, object_name, printable
 from controller.core.codec import FieldError, decode
 from controller.core.decisions import OF_OTHERS
 from controller.core.model import Action, Change, ReplicaSet, State
@@ -29,6 +29,7 @@ Json: TypeAlias = dict[str, Any]
 Known: TypeAlias = tuple[Change, State]
 
 TIMEOUT = timedelta(seconds=10)
+NAMESPACES = Resource("", "v1", "namespaces", "Namespace", False)
 TYPES = Resource("serin.dev", "v1alpha1", "changetypes", "")
 """Virtual: the rights to decide are verbs on them, by change type."""
 MANAGER = "kubectl-serin"
@@ -184,6 +185,13 @@ class Cluster:
         way_on = f"it is in namespaces {where}: say which with -n" if found else "there is none in any namespace"
         raise PermanentError("UnknownDeployment", f"deployment {printable(name, 70)}: {way_on}")
 
+    async def names_of_deployments(self) -> list[str]:
+        found, _ = await self.client.list(DEPLOYMENTS, None if self.everywhere else self.namespace)
+        return [item["metadata"]["name"] for item in found if RUN_LABEL not in (item["metadata"].get("labels") or {})]
+
+    async def names_of_namespaces(self) -> list[str]:
+        return [item["metadata"]["name"] for item in (await self.client.list(NAMESPACES))[0]]
+
     async def replica_sets(self, deployment: Json) -> list[ReplicaSet]:
         meta = deployment["metadata"]
         found, _ = await self.client.list(REPLICA_SETS, meta["namespace"])
@@ -277,6 +285,11 @@ def kubeconfigs(given: str | None) -> list[str]:
     if not there and (given or "KUBERNETES_SERVICE_HOST" not in os.environ):
         raise PermanentError("NoKubeconfig", f"{paths} does not exist: set KUBECONFIG or give --kubeconfig")
     return there
+
+
+def contexts_of(paths: list[str]) -> list[str]:
+    files = [yaml.safe_load(Path(path).read_text()) or {} for path in paths]
+    return [str(context["name"]) for file in files for context in file.get("contexts") or ()]
 
 
 def namespace_of_context(paths: list[str], context: str | None = None) -> str:

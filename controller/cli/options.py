@@ -16,6 +16,7 @@ import typer
 import yaml
 from rich.console import Console
 
+from controller.cli import complete
 from controller.cli.exits import Exit
 from controller.core.codec import parse_duration
 
@@ -37,13 +38,24 @@ class Where:
     """Which cluster, and where in it; what is absent is as the kubeconfig's current context says."""
 
     namespace: Annotated[
-        str | None, typer.Option("--namespace", "-n", help="The namespace; that of the context when absent.")
+        str | None,
+        typer.Option(
+            "--namespace",
+            "-n",
+            help="The namespace; that of the context when absent.",
+            autocompletion=complete.namespaces,
+        ),
     ] = None
     everywhere: Annotated[
         bool, typer.Option("--all-namespaces", "-A", help="Look in every namespace.", show_default=False)
     ] = False
     context: Annotated[
-        str | None, typer.Option("--context", help="Context of the kubeconfig; the current one when absent.")
+        str | None,
+        typer.Option(
+            "--context",
+            help="Context of the kubeconfig; the current one when absent.",
+            autocompletion=complete.contexts,
+        ),
     ] = None
     kubeconfig: Annotated[
         str | None,
@@ -58,7 +70,9 @@ class Where:
             yield cluster
 
 
-ChangeID = Annotated[str, typer.Argument(metavar="CHANGE", help="Change ID, like CHG-20261123-001.")]
+ChangeID = Annotated[
+    str, typer.Argument(metavar="CHANGE", help="Change ID, like CHG-20261123-001.", autocompletion=complete.changes)
+]
 Format = Annotated[Output | None, typer.Option("--output", "-o", help="How to print it.", show_default=False)]
 Command = Callable[..., Coroutine[Any, Any, Exit]]
 

@@ -337,6 +337,26 @@ def test_kubectl_finds_the_plugin(cluster: Bed, monkeypatch: pytest.MonkeyPatch)
     assert "/kubectl-serin" in cluster.kubectl("plugin", "list")
 
 
+def test_kubectl_asks_for_completions(reached: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offers(*words: str) -> list[str]:
+        command = [sys.executable, "-m", "controller.cli.complete", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        assert done.stderr == ""
+        *offered, end = done.stdout.splitlines()
+        assert end == ":4"
+        return [offer for offer in offered if offer]
+
+    assert 'kubectl_complete-serin = "controller.cli.complete:main"' in (ROOT / "pyproject.toml").read_text()
+    assert offers("ap") == ["approve"]
+    assert "--over-budget" in offers("approve", "--")
+    assert set(offers("status", "-n", SHOP, "CHG-20261123-00")) >= {"CHG-20261123-001", "CHG-20261123-004"}
+    assert offers("list", "-n", "cli-") == ["cli-empty", SHOP]
+    [context] = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())["contexts"]
+    assert offers("list", "--context", "") == [context["name"]]
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    assert offers("status", "CHG") == []
+
+
 def test_what_needs_no_cluster_does_not_load_its_client() -> None:
     heavy = "{'kubernetes', 'aiohttp', 'prometheus_api_client'}"
     script = f"import sys, controller.cli.__main__; print([m for m in sys.modules if m in {heavy}])"
