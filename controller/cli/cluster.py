@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from controller.cli.holders import Roles, holders
 from controller.cli.options import Where
 from controller.cli.surroundings import Live, surroundings
 from controller.cli.waits import REQUESTER, SRE, Wait
@@ -30,6 +31,10 @@ Known: TypeAlias = tuple[Change, State]
 
 TIMEOUT = timedelta(seconds=10)
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", False)
+CLUSTER_ROLES = Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", False)
+CLUSTER_ROLE_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", False)
+ROLES = Resource("rbac.authorization.k8s.io", "v1", "roles", "Role")
+ROLE_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
 TYPES = Resource("serin.dev", "v1alpha1", "changetypes", "")
 """Virtual: the rights to decide are verbs on them, by change type."""
 MANAGER = "kubectl-serin"
@@ -129,7 +134,7 @@ class Cluster:
     async def usable_policy(self, kind: ChangeType) -> Policy:
         """The policy of a type, checked as the controller checks it; PermanentError when there is none to use."""
         try:
-            raw = await self._client.get(POLICIES, None, kind)
+            raw = await self.client.get(POLICIES, None, kind)
             return parse_policy(raw.get("spec") or {}, frozenset(PRESETS))
         except NotFoundError:
             mend = "kubectl apply --server-side -k policies/"
@@ -165,6 +170,20 @@ class Cluster:
         if wait.turn == SRE:
             return await self.may("update", POLICIES, None)
         return wait.turn == REQUESTER and me == change.requested_by
+
+    async def holders(self, verb: str, change: Change) -> list[str]:
+        """Who may end a wait; empty when this person may not read roles, or nobody may."""
+        try:
+            cluster_roles, cluster_bindings, roles, bindings = await asyncio.gather(
+                self.client.list(CLUSTER_ROLES),
+                self.client.list(CLUSTER_ROLE_BINDINGS),
+                self.client.list(ROLES, change.namespace),
+                self.client.list(ROLE_BINDINGS, change.namespace),
+            )
+        except ForbiddenError:
+            return []
+        rbac = Roles(cluster_roles[0], cluster_bindings[0], roles[0], bindings[0])
+        return holders(rbac, verb, change.type or "")
 
     async def deployment(self, namespace: str, name: str) -> Json | None:
         """None when there is none, or when this person may not read it."""

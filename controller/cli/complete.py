@@ -67,6 +67,7 @@ def contexts(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def _offer(ctx: typer.Context, incomplete: str, read: Callable[["Cluster"], Awaitable[Iterable[str]]]) -> list[str]:
     """Nothing when the cluster does not answer at once, or may not be read: nobody is told while typing."""
+    import controller.cli.cluster  # noqa: F401 (a second of imports that is not the cluster's)
     from controller.cli.options import Where
 
     given: dict[str, Any] = {f.name: ctx.params.get(f.name) or f.default for f in fields(Where)}

@@ -77,15 +77,28 @@ def journey(
 
 
 def explanation(
-    change: Change, state: State, wait: Wait | None, me: str, now: datetime, *, may: bool
+    change: Change, state: State, wait: Wait | None, me: str, now: datetime, *, may: bool, who: Sequence[str] = ()
 ) -> RenderableType:
-    """Why a change waits, for whom, until when, and what ends it. `may`: whether it is the turn of `me`."""
+    """Why a change waits, for whom, until when, and what ends it.
+
+    `may`: whether it is the turn of `me`. `who`: all whose turn it may be, by their rights; empty when it is not known.
+    """
     parts: list[RenderableType] = [_title(change, state)]
     if state.phase.terminal:
         parts.append(_outcome(state, now))
     if wait:
-        parts.append(_wait(wait, now, _you(change, wait, me, may=may)))
+        parts.append(_wait(wait, now, [("you", _you(change, wait, me, may=may)), ("who may", _who(state, wait, who))]))
     return Group(*parts)
+
+
+def _who(state: State, wait: Wait, who: Sequence[str]) -> str:
+    """Without those who asked for the change, where it is not theirs to decide."""
+    others = [name for name in who if name not in state.requesters or wait.verb in ("rollback", "pause")]
+    rest = f" and {len(others) - WHO_MOST} more" if len(others) > WHO_MOST else ""
+    return ", ".join(others[:WHO_MOST]) + rest
+
+
+WHO_MOST = 10
 
 
 def _you(change: Change, wait: Wait, me: str, *, may: bool) -> str:
@@ -235,12 +248,13 @@ STAGES = {
 }
 
 
-def _wait(wait: Wait, now: datetime, you: str = "") -> Group:
+def _wait(wait: Wait, now: datetime, people: Sequence[tuple[str, str]] = ()) -> Group:
     table = _pairs()
     table.add_row(Text("waiting for", "bold"), _text(wait.what))
     table.add_row("turn", wait.turn)
-    if you:
-        table.add_row("you", _text(you))
+    for label, text in people:
+        if text:
+            table.add_row(label, _text(text))
     if wait.until:
         left = wait.until - now
         when = f"in {length(left)}" if left > timedelta() else f"{length(-left)} ago"

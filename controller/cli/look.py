@@ -198,11 +198,12 @@ async def explain(where: Where, change: ChangeID, output: Format = None) -> Exit
         wait = waiting(found, state, state.policy or policy)
         me = await cluster.who_am_i()
         may = await cluster.may_end(found, state, wait, me)
+        who = await cluster.holders(wait.verb, found) if wait and wait.verb else []
     row = Row(found, state, wait)
     if output in (Output.JSON, Output.YAML):
-        dump({**brief(row), "you": {"name": me, "may": may}}, output)
+        dump({**brief(row), "who": who, "you": {"name": me, "may": may}}, output)
     else:
-        console().print(explanation(found, state, wait, me, now(), may=may))
+        console().print(explanation(found, state, wait, me, now(), may=may, who=who))
     return exit_of(state)
 
 

@@ -44,16 +44,12 @@ async def review(
 def _outcome() -> Outcome:
     if not on_terminal():
         raise typer.BadParameter(f"say how it went: {', '.join(Outcome)}", param_hint="'--outcome'")
-    choice = typer.prompt(f"How did it go? ({', '.join(Outcome)})", type=_outcome_of)
-    return Outcome(choice)
-
-
-def _outcome_of(text: str) -> str:
-    """Any case, or the first letters."""
-    found = [outcome for outcome in Outcome if text and outcome.lower().startswith(text.strip().lower())]
-    if len(found) != 1:
-        raise typer.BadParameter(f"write one of {', '.join(Outcome)}")
-    return found[0]
+    while True:
+        text = str(typer.prompt(f"How did it go? ({', '.join(Outcome)})")).strip().lower()
+        found = [outcome for outcome in Outcome if outcome.lower().startswith(text)]
+        if text and len(found) == 1:
+            return found[0]
+        typer.echo(f"write one of {', '.join(Outcome)}, or its first letters")
 
 
 def _follow_ups(*, asking: bool) -> list[str]:

@@ -20,7 +20,7 @@ from controller.cli.__main__ import main
 from controller.core import codec
 from controller.core.model import State
 from testbed import stage
-from testbed.bed import CONTROL_PLANE, Bed, Options
+from testbed.bed import CONTROL_PLANE, USERS, Bed, Options
 from testbed.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def binding(user: str, role: str) -> dict[str, Any]:
 @pytest.fixture(scope="package")
 def guarded(in_namespace: None) -> Iterator[Bed]:
     """A control plane of our own, with the policies as they ship; bob may decide, alice may ask."""
-    with Bed(Options(components=CONTROL_PLANE)) as bed:
+    with Bed(Options(components=CONTROL_PLANE, users={**USERS, "dave": ()})) as bed:
         stage.install(bed)
         bed.apply(ROLE, binding("bob", "test-decider"), binding(SERIN, "test-decider"))
         bed.kubectl("create", "namespace", SHOP)

@@ -129,11 +129,11 @@ def test_who_may_decide_nothing_at_all_is_told_how_to_see_that(
     guarded: Bed, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at(guarded, "CHG-20261124-022", ASKED)
-    guarded.apply(binding("carol", "serin-auditor"))
-    monkeypatch.setenv("KUBECONFIG", str(guarded.kubeconfig("carol")))
+    guarded.apply(binding("dave", "serin-auditor"))
+    monkeypatch.setenv("KUBECONFIG", str(guarded.kubeconfig("dave")))
     code, _, err = run("approve", "CHG-20261124-022", "-n", SHOP)
     assert (code, decisions(guarded, "CHG-20261124-022")) == (1, [])
-    assert 'User "carol" cannot create resource "changedecisions"' in err
+    assert 'User "dave" cannot create resource "changedecisions"' in err
     assert f"whether you may: kubectl auth can-i approve changetypes.serin.dev/normal -n {SHOP}" in err
 
 

@@ -173,11 +173,16 @@ def test_a_program_gets_what_is_known_and_nothing_that_is_empty() -> None:
     }
 
 
+WHO = ["alice@example.com", "bob", "group managers"]
+
+
 def explained(name: str, me: str, *, may: bool) -> str:
     change, state, policy = JOURNEYS[name]
     console = Console(width=80, color_system=None, highlight=False)
     with console.capture() as shown:
-        console.print(explanation(change, state, waiting(change, state, state.policy or policy), me, NOW, may=may))
+        console.print(
+            explanation(change, state, waiting(change, state, state.policy or policy), me, NOW, may=may, who=WHO)
+        )
     return "\n".join(line.rstrip() for line in shown.get().splitlines())
 
 
@@ -192,6 +197,7 @@ turn            an engineering manager's
 you             may not, alice@example.com: it takes someone who may approve
                 changetypes.serin.dev/normal in namespace shop and did not ask
                 for it
+who may         bob, group managers
 until           12:00:00 UTC, in 3h45m: engineering-managers is told; time never
                 approves
 ends with
