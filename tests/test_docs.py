@@ -65,3 +65,45 @@ def test_the_two_commands_of_the_readme_exist() -> None:
 def test_what_the_readme_installs_can_be_installed(directory: str) -> None:
     assert f"kubectl apply --server-side -k {directory}/" in (ROOT / "README.md").read_text()
     assert (ROOT / directory / "kustomization.yaml").exists()
+
+
+# --- The process ---
+
+
+def lines_of_the_process() -> list[str]:
+    """Each that says something: no headings, fences and rules."""
+    found, fenced = [], False
+    for line in (ROOT / "docs/change-management-process.md").read_text().splitlines():
+        if line.startswith("```"):
+            fenced = not fenced
+        elif line.strip() and (fenced or not line.startswith("#")) and not set(line) <= set("-|"):
+            found.append(line.strip())
+    return found
+
+
+def rows_of_the_process() -> list[list[str]]:
+    text = (ROOT / "docs/process.md").read_text()
+    rows = [re.split(r" (?<!\\)\| ", line.strip("| ")) for line in text.splitlines() if line.startswith("| ")]
+    return [row for row in rows if row[0] != "The process says"]
+
+
+def test_each_line_of_the_process_has_its_row_in_order() -> None:
+    said = [row[0].replace("\\|", "|") for row in rows_of_the_process()]
+    assert said == [line.strip("|").strip() if line.startswith("|") else line for line in lines_of_the_process()]
+    assert len(said) > 100
+
+
+def test_each_row_says_what_carries_it_out_or_why_nothing_does() -> None:
+    for said, by, command, shown in rows_of_the_process():
+        assert by, said
+        known = shown != "–" or by.startswith(("(what follows)", "does not apply", "not built yet", "`RULES["))
+        assert known, f"{said}: no test shows it"
+        assert command
+
+
+def test_the_tests_that_show_it_exist() -> None:
+    named = {name for *_, shown in rows_of_the_process() for name in re.findall(r"`([^`]+::[^`]+)`", shown)}
+    assert len(named) > 30
+    for name in sorted(named):
+        path, _, test = name.partition("::")
+        assert f"def {test}(" in (ROOT / "tests" / path).read_text(), name

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from controller.core.change import change_type
-from controller.core.policy import ChangeType, LowTraffic, OnRollback, Policy, parse_policy
+from controller.core.policy import ChangeType, LowTraffic, OnRollback, Policy, When, parse_policy
 
 FOLDER = Path(__file__).parents[1] / "policies"
 PRESETS = frozenset({"envoy", "pods"})
@@ -37,6 +37,15 @@ def test_steps_bakes_and_approvals(name: str, bakes: tuple[int, ...], approvals:
     assert [step.weight for step in shipped.steps] == [10, 50, 100]
     assert [step.bake for step in shipped.steps] == [timedelta(minutes=bake) for bake in bakes]
     assert shipped.approval.required == approvals
+
+
+def test_the_approval_matrix_is_the_process() -> None:
+    standard, normal, emergency = (policy(name) for name in ("standard", "normal", "emergency"))
+    assert (standard.approval.required, standard.review.due_within) == (0, None), "automated; the audit log"
+    assert (normal.approval.required, normal.approval.when, normal.approval.tests) == (1, When.BEFORE, True)
+    assert (normal.approval.respond_within, normal.review.due_within) == (timedelta(hours=4), timedelta(weeks=1))
+    assert (emergency.approval.required, emergency.approval.when) == (1, When.AFTER)
+    assert (emergency.approval.notify_within, emergency.review.due_within) == (timedelta(hours=1), timedelta(hours=24))
 
 
 @pytest.mark.parametrize("name", ChangeType)
