@@ -327,7 +327,8 @@ class Reconciler:
             if new not in before.warnings:
                 reason, _, text = new.partition(": ")
                 goes_on = f"; {change.change_id} goes on with what it started with"
-                message = text if after.phase.terminal or after.phase is Phase.WAITING else text + goes_on
+                at_start = new in (observation.policy_problem, *observation.environment)
+                message = text + goes_on if at_start and not after.phase.terminal else text
                 self._tell(_change_ref(change), reason, message, warning=True)
         for ruling in after.decisions[len(before.decisions) :]:
             self._ruled(change, ruling)
@@ -367,7 +368,17 @@ class Reconciler:
             log.warning("event_not_written", reason=reason, error=str(error))
 
 
-ASKING = frozenset(("AwaitingApproval", "FormIncomplete", "LowTraffic", "NotStandard", "Paused", "TestsUnverified"))
+ASKING = frozenset(
+    (
+        "AwaitingApproval",
+        "FormIncomplete",
+        "ForwardOnlyUnsaid",
+        "LowTraffic",
+        "NotStandard",
+        "Paused",
+        "TestsUnverified",
+    )
+)
 """Reasons to wait that someone may want to act on; the other ones pass by themselves."""
 WARNINGS = frozenset(
     (

@@ -105,6 +105,7 @@ class _Changes(Collector):
         ratio_max = gauge("measured_ratio_max", "Share of bad requests above which a rule is broken.", "rule")
         breach = gauge("breach_seconds", "How long a limit has been exceeded, on the data's clock.", "target", "rule")
         breach_max = gauge("breach_seconds_max", "How long until the change is rolled back.", "rule")
+        stuck = gauge("change_cannot_go_back", "Always 1; evidence is against a change that is forwardOnly.")
         late = gauge("deadline_overdue", "Always 1; the label says which deadline of people is missed.", "deadline")
         for key, seen in list(self.known.items()):
             state = seen.state
@@ -123,6 +124,8 @@ class _Changes(Collector):
                 reason.add_metric((*names, state.reason), 1)
             step.add_metric(names, state.step)
             desired.add_metric(names, state.weight)
+            if any(warning.startswith("CannotGoBack: ") for warning in state.warnings):
+                stuck.add_metric(names, 1)
             for target, weight in seen.weights.items():
                 actual.add_metric((*names, target), weight)
             for labels, value in seen.ratios.items():
@@ -134,7 +137,7 @@ class _Changes(Collector):
                 breach_max.add_metric((*names, rule.name), rule.sustained.total_seconds())
             for b in state.breaches:
                 breach.add_metric((*names, b.target, b.rule), b.bad_for.total_seconds())
-        yield from (phase, reason, step, desired, actual, ratio, ratio_max, breach, breach_max, late)
+        yield from (phase, reason, step, desired, actual, ratio, ratio_max, breach, breach_max, stuck, late)
 
 
 # --- What the reconciler calls ---

@@ -44,6 +44,7 @@ async def approve(
     change: ChangeID,
     tests: Annotated[str, typer.Option(help="How the tests were verified: text, or a link.")] = "",
     over_budget: Annotated[bool, typer.Option("--over-budget", help="Though stable has spent its SLO budget.")] = False,
+    forward_only: Annotated[bool, typer.Option("--forward-only", help="Knowing that it cannot go back.")] = False,
     expires: Annotated[str, typer.Option(help="When it is not to count any more, like 4h.")] = "",
     reason: Reason = "",
     yes: Yes = False,
@@ -54,7 +55,7 @@ async def approve(
 
     Exit codes: 0 approved; 1 refused, or there is no such change; with --wait as the change ends, 124 if not in time.
     """
-    fields: Json = {"tests": tests, "over_budget": over_budget, "reason": reason}
+    fields: Json = {"tests": tests, "over_budget": over_budget, "forward_only": forward_only, "reason": reason}
     if expires:
         fields["expires_at"] = now() + duration(expires, "--expires")
     return await decide(where, change, Action.APPROVE, lambda: fields, yes=yes, wait=wait, within=within)

@@ -22,6 +22,8 @@ class Ask:
     after: str
 
 
+CANNOT_GO_BACK = "spec.rollback is forwardOnly: what is measured holds it, and only a person takes it back"
+
 ASKS: Mapping[Action, Ask] = {
     Action.APPROVE: Ask("Approve", "it starts when all its gates are open"),
     Action.DENY: Ask("Deny", "before its start that is the end of it; afterwards somebody takes it back or accepts it"),
@@ -42,6 +44,7 @@ def decision(
     reason: str = "",
     tests: str = "",
     over_budget: bool = False,
+    forward_only: bool = False,
     expires_at: datetime | None = None,
     review: Json = None,
 ) -> Json:
@@ -66,6 +69,7 @@ def decision(
         "reason": reason,
         "tests": tests,
         "overBudget": over_budget,
+        "forwardOnly": forward_only,
         "expiresAt": format_moment(expires_at) if expires_at else "",
         "review": review,
     }
@@ -118,6 +122,8 @@ def form_of(change: Change, state: State, policy: Policy | None) -> Iterator[tup
     for name in ("rollback-plan", "testing-plan", "success-criteria"):
         if text := form.get(camel(name.replace("-", "_"))):
             yield name.replace("-", " "), text
+    if state.forward_only:
+        yield "cannot go back", CANNOT_GO_BACK
     if policy := state.policy or policy:
         yield "steps", ", ".join(f"{step.weight} % for {format_duration(step.bake)}" for step in policy.steps)
     if state.approval:

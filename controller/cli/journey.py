@@ -160,6 +160,8 @@ def _header(change: Change, state: State, now: datetime, live: Sequence["Live"])
         table.add_row("author", _text(f"{change.author} (claimed, not verified)"))
     if state.approval:
         table.add_row("approval", _text(state.approval))
+    if state.forward_only:
+        table.add_row("rollback", _text("cannot go back by itself (forwardOnly): a person decides"))
     for target in state.targets:
         table.add_row("deployment", _text(_target(target)))
         table.add_row("strategy", _text(f"{target.strategy}, {target.strategy_reason}"))

@@ -71,6 +71,8 @@ TURNS: Mapping[str, Turn] = {
     "TestsUnverified": gate("approve --tests 'TEXT OR LINK'", "approve"),
     "ApprovalDenied": gate("rollback --reason 'denied afterwards'", "rollback", held=True),
     "Paused": gate("resume", "pause", held=True),
+    "ForwardOnlyUnsaid": gate("approve --forward-only", "approve"),
+    "CannotGoBack": gate("rollback --reason 'TEXT'", "rollback", held=True),
     "StableOutOfBudget": gate("approve --over-budget", "approve"),
     "ApprovalOverdue": gate("approve", "approve"),
     "ReviewOverdue": Turn(REVIEWER, "kubectl serin review {other} -n {namespace}", "review", held=True),
@@ -150,7 +152,10 @@ TURNS: Mapping[str, Turn] = {
 
 def turn_of(state: State) -> Turn:
     """Of a reason that is not in the table, Serin's own: the message says what it is."""
-    return by_serin() if state.phase is Phase.ROLLING_BACK else TURNS.get(state.reason, by_serin())
+    if state.phase is Phase.ROLLING_BACK:
+        return by_serin()
+    stays = any(warning.startswith("CannotGoBack: ") for warning in state.warnings)
+    return TURNS.get("CannotGoBack" if stays else state.reason, by_serin())
 
 
 def held(state: State) -> bool:

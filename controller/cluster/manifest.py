@@ -219,6 +219,7 @@ def decision(raw: Json) -> Decision:
         reason=spec.get("reason") or "",
         tests=spec.get("tests") or "",
         over_budget=bool(spec.get("overBudget")),
+        forward_only=bool(spec.get("forwardOnly")),
         expires_at=moment(spec.get("expiresAt")),
         review=decode(Review, review, "spec.review") if review else None,
     )

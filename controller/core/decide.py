@@ -56,6 +56,8 @@ def decide(state: State, observation: Observation, policy: Policy, now: datetime
                     reason=finding.reason,
                     message=f"{finding.message}; there is no stable revision to go back to",
                 )
+            if state.forward_only and check not in gates.BY_WILL:
+                return _stay(state, observation, finding)
             return roll_back(state, observation, finding, now)
     for check in rules.hold:
         if finding := check(state, observation, policy, now):
@@ -129,6 +131,14 @@ def conclude(state: State, observation: Observation, policy: Policy, now: dateti
     if overdue and not reviewed:
         warnings.append(f"ReviewOverdue: due {state.review_due_at:%Y-%m-%d %H:%M} UTC: {run} review {where}")
     return replace(state, warnings=tuple(warnings))
+
+
+def _stay(state: State, observation: Observation, finding: Finding) -> State:
+    """Evidence against what cannot go back: its weight stays, and a person decides."""
+    why, way_back = "it cannot go back by itself (forwardOnly)", gates.way_back(observation)
+    warning = f"CannotGoBack: {finding.reason}, and {why}: it stays at {state.weight} %; {way_back}"
+    message = f"{finding.message}; {why} and stays at {state.weight} %; {way_back}"
+    return replace(state, reason=finding.reason, message=message, warnings=(*state.warnings, warning))
 
 
 def roll_back(state: State, observation: Observation, finding: Finding, now: datetime) -> State:
@@ -319,6 +329,8 @@ RULES = {
             gates.not_standard,
             gates.awaiting_approval,
             gates.tests_unverified,
+            gates.standard_cannot_go_back,
+            gates.forward_only_unsaid,
             gates.review_overdue,
             gates.outside_window,
             checks.metrics_unreachable,

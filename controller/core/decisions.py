@@ -50,6 +50,7 @@ def _ruling(decision: Decision, refusal: str, now: datetime) -> Ruling:
         reason=printable(decision.reason, TEXT_MAX),
         tests=printable(decision.tests, TEXT_MAX),
         over_budget=decision.over_budget,
+        forward_only=decision.forward_only,
         expires_at=decision.expires_at,
         review=decision.review,
     )

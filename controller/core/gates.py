@@ -5,7 +5,7 @@ Checks like those of `checks`; what is pre-approved (a revert) or bypassed does 
 
 from datetime import datetime
 
-from controller.core import jobs, slo
+from controller.core import checks, jobs, slo
 from controller.core.change import PREFIX, TYPE, printable
 from controller.core.checks import Finding, targets
 from controller.core.codec import format_ratio
@@ -135,13 +135,38 @@ def schedule(state: State, observation: Observation, policy: Policy, now: dateti
     if observation.change.type is ChangeType.EMERGENCY or free(state, observation, policy, now):
         return None
     canary = any(t.strategy is Strategy.CANARY for t in state.targets)
-    return timing(policy.window, now, policy.needs(canary=canary), observation.change.not_before)
+    needs = policy.needs(canary=canary) + jobs.to_come(state)
+    return timing(policy.window, now, needs, observation.change.not_before)
 
 
 def outside_window(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
     """No window is open in which it could finish, changes are frozen, or it was not to start before a later moment."""
     found = schedule(state, observation, policy, now)
     return Finding(found.reason, found.message) if found and not found.may_start else None
+
+
+def standard_cannot_go_back(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """What is pre-approved has a way back."""
+    if not state.forward_only or observation.change.type is not ChangeType.STANDARD:
+        return None
+    return Finding(
+        "NotStandard",
+        "spec.rollback is forwardOnly, and a standard change can go back: ask for a normal one with the annotation "
+        f"{PREFIX}type=normal, or take the annotation {PREFIX}rollback away",
+    )
+
+
+def forward_only_unsaid(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """Approved, but nobody who approved it said that he knows that it cannot go back."""
+    if not state.forward_only or not asks_first(state, observation, policy) or free(state, observation, policy, now):
+        return None
+    if any(ruling.forward_only for ruling in approvals(state, observation, now)):
+        return None
+    return Finding(
+        "ForwardOnlyUnsaid",
+        f"it cannot go back (spec.rollback: forwardOnly), and no approval says that it knows: "
+        f"{_run('approve', observation)} --forward-only",
+    )
 
 
 ABOUT_STABLE = ("CheckingStable", "StableOutOfBudget", "NoSuchJob", "JobFailed", "AwaitingJobs")
@@ -185,7 +210,7 @@ def jobs_pending(state: State, observation: Observation, policy: Policy, now: da
     if run := next((run for run in required if run.outcome is JobOutcome.FAILED), None):
         way_on = f"mend it and have it run again: {jobs.again(run, change)}"
         return Finding("JobFailed", f"{jobs.failed(run, change)}; {way_on}; or {_run('bypass', observation)}")
-    if under_way := [run for run in state.jobs if run.outcome in (JobOutcome.PENDING, JobOutcome.RUNNING)]:
+    if under_way := [run for run in state.jobs if run.outcome in jobs.UNDER_WAY]:
         names = ", ".join(run.job for run in under_way)
         trouble = f"; {observation.refusal}" if observation.refusal else ""
         return Finding(
@@ -236,6 +261,21 @@ def rollback_requested(state: State, observation: Observation, policy: Policy, n
     """A person wants it back: for behaviour, performance or complaints that no metric shows."""
     ruling = last(state, Action.ROLLBACK)
     return Finding("RollbackRequested", f"by {ruling.by}: {ruling.reason}", rejected=True) if ruling else None
+
+
+BY_WILL = (
+    checks.withdrawn,
+    checks.deployment_deleted,
+    checks.superseded,
+    rollback_requested,
+)
+"""What sends a change back that cannot go back by itself: people, and the end of what it is about."""
+
+
+def way_back(observation: Observation) -> str:
+    """Who takes back what evidence alone does not, and how."""
+    kind = observation.change.type
+    return f"who may rollback changetypes/{kind} takes it back: {_run('rollback', observation)} --reason TEXT"
 
 
 def approval_denied(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:

@@ -1,6 +1,7 @@
 """Jobs before the start: which a change has to have run, how each did, and what to say of it. Pure."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 from controller.core.change import JOB_LABEL, printable
 from controller.core.codec import format_duration
@@ -8,6 +9,7 @@ from controller.core.model import Change, CronJob, JobOutcome, JobRun, Observati
 from controller.core.policy import JobRule, Policy
 from controller.core.template import job_name
 
+UNDER_WAY = (JobOutcome.PENDING, JobOutcome.RUNNING)
 UNFIT = (JobOutcome.MISSING, JobOutcome.NOT_OFFERED)
 
 
@@ -45,6 +47,11 @@ def _follow(run: JobRun, seen: CronJob | None) -> JobRun:
         started_at=job.started_at,
         ended_at=job.ended_at,
     )
+
+
+def to_come(state: State) -> timedelta:
+    """How long those may take that have not ended."""
+    return max((run.deadline for run in state.jobs if run.outcome in UNDER_WAY), default=timedelta())
 
 
 def warnings(state: State, change: Change) -> tuple[str, ...]:

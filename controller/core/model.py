@@ -232,6 +232,7 @@ class Ruling:
     reason: str = ""
     tests: str = ""
     over_budget: bool = False
+    forward_only: bool = False
     expires_at: datetime | None = None
     review: Review | None = None
 
@@ -330,6 +331,8 @@ class State:
     """Everyone who asked for it: authenticated by admission, and the author that is claimed. They do not approve it."""
     revert: bool = False
     """Back to the revision before the last completed change: pre-approved, with short bakes."""
+    forward_only: bool = False
+    """It cannot go back: evidence holds it, and only a person rolls it back. As it was said at the start."""
     approval: str = ""
     """By whom it may start, or how many approvals there are of how many."""
     window: Opening | None = None
@@ -581,6 +584,7 @@ class Decision:
     reason: str = ""
     tests: str = ""
     over_budget: bool = False
+    forward_only: bool = False
     expires_at: datetime | None = None
     review: Review | None = None
     authorized: bool | None = None

@@ -220,6 +220,7 @@ def _arising(before: State, after: State, change: Change, policy: Policy, now: d
 WARNED = {
     "AdmissionMissing": ("security.admissionmissing", (ONCALL,)),
     "ApprovalOverdue": ("approval.overdue", (APPROVER, CTO)),
+    "CannotGoBack": ("change.cannotgoback", (REQUESTER, APPROVER, ONCALL)),
     OVERDUE: ("notification.overdue", (ONCALL, APPROVER)),
 }
 """Warnings that people are told of; the other deadlines have words of their own."""

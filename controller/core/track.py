@@ -12,6 +12,7 @@ from controller.core.change import REQUESTED_BY
 from controller.core.checks import has_capacity, ours, recovered, rolled, route_pending, served, targets, too_few_ready
 from controller.core.decisions import take_in
 from controller.core.diff import differences, for_record, images
+from controller.core.form import forward_only
 from controller.core.judge import judge
 from controller.core.model import (
     Floor,
@@ -59,6 +60,7 @@ def _ask_around(state: State, observation: Observation, policy: Policy, now: dat
         revision=joint_revision({t.name: t.revision for t in found}),
         requesters=_requesters(observation),
         revert=_is_revert(found, observation),
+        forward_only=forward_only(observation.change.spec),
     )
     state = take_in(state, observation, policy, now)
     state = replace(state, jobs=jobs.follow(state, observation, policy))

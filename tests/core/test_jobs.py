@@ -343,3 +343,11 @@ def test_a_policy_names_each_once() -> None:
     twice = {"steps": [{"weight": 100, "bake": "1m"}], "before": {"jobs": [{"cronJob": "a"}, {"cronJob": "a"}]}}
     with pytest.raises(FieldError):
         parse_policy(twice, frozenset({"envoy"}))
+
+
+def test_a_window_has_to_have_room_for_what_has_not_run_yet() -> None:
+    runs = (JobRun("a", "a", deadline=5 * MINUTE), JobRun("b", "b", deadline=20 * MINUTE))
+    assert jobs.to_come(State(jobs=runs)) == 20 * MINUTE
+    ended = replace(runs[1], outcome=JobOutcome.SUCCEEDED)
+    assert jobs.to_come(State(jobs=(runs[0], ended))) == 5 * MINUTE
+    assert jobs.to_come(State()) == timedelta()

@@ -172,6 +172,7 @@ FULL = State(
     revision="0123456789",
     requesters=("alice",),
     revert=True,
+    forward_only=True,
     approval="1 of 1: bob",
     window=Opening(MOMENT, MOMENT, "sundays", "Europe/Berlin"),
     decisions=(
@@ -185,6 +186,7 @@ FULL = State(
             reason="because",
             tests="https://ci/1",
             over_budget=True,
+            forward_only=True,
             expires_at=MOMENT,
             review=Review(Outcome.FAILED, "not met", "learned", ("follow up",)),
         ),
@@ -474,7 +476,12 @@ def test_the_crd_and_the_codec_agree_about_ratios(cluster: Bed, text: str) -> No
 REVIEW = {"outcome": "Successful", "successCriteria": "all met", "lessonsLearned": "none"}
 DECISION = {"change": "CHG-20261101-009", "changeUid": "u", "revision": "5d8f", "type": "normal", "by": "alice"}
 COMPLETE: dict[str, Schema] = {
-    "Approve": {"tests": "https://ci.example.com/1", "overBudget": True, "expiresAt": "2026-11-23T12:00:00Z"},
+    "Approve": {
+        "tests": "https://ci.example.com/1",
+        "overBudget": True,
+        "forwardOnly": True,
+        "expiresAt": "2026-11-23T12:00:00Z",
+    },
     "Deny": {"reason": "not today"},
     "Rollback": {"reason": "users complain"},
     "Promote": {},
@@ -515,6 +522,7 @@ def test_a_complete_decision_is_kept_whole(cluster: Bed, action: str) -> None:
         ("Pause", {"expiresAt": "2026-11-23T12:00:00Z"}, "spec.expiresAt", "not with Pause: leave it out"),
         ("Deny", {"tests": "all green"}, "spec.tests", "not with Deny: leave it out"),
         ("Promote", {"overBudget": True}, "spec.overBudget", "not with Promote: leave it out"),
+        ("Bypass", {"forwardOnly": True}, "spec.forwardOnly", "not with Bypass: leave it out"),
         ("Review", {"review": None}, "spec.review", "write spec.review (outcome"),
         ("Approve", {"review": REVIEW}, "spec.review", "and with no other"),
         ("Review", {"review": {"outcome": "Fine"}}, "spec.review.outcome", '"PartlySuccessful"'),
