@@ -21,6 +21,7 @@ from controller.core.model import Change, Deployment, Held, Measurements, Observ
 from controller.core.notices import Route, next_deadline, tell
 from controller.core.plan import Intent, plan
 from controller.core.policy import Policy, Step
+from controller.core.unmanaged import unmanaged
 from controller.errors import ForbiddenError, LeaseLostError, PermanentError
 
 log = structlog.get_logger()
@@ -90,6 +91,7 @@ class Writes(Protocol):
 
 class Reports(Protocol):
     def decision(self, change: Change, before: State, after: State, observation: Observation) -> None: ...
+    def unmanaged(self, namespace: str, workload: str, count: int) -> None: ...
     def ruling(self, change: Change, ruling: Ruling) -> None: ...
     def write(self, change: Change, kind: str, message: str, *, after_verdict: timedelta | None = None) -> None: ...
     def forget(self, namespace: str, name: str) -> None: ...
@@ -118,6 +120,8 @@ class Reconciler:
         """One at a time, so that no number is given twice."""
         self._numbered: deque[str] = deque(maxlen=1000)
         """The IDs recorded last: the cache of other namespaces may not have them yet."""
+        self._unaccounted: deque[str] = deque(maxlen=1000)
+        """UIDs of the ReplicaSets of no change that were told of last."""
         self._starting = asyncio.Lock()
         """One at a time, so that of two changes of a Deployment one sees the other's start."""
 
@@ -137,6 +141,7 @@ class Reconciler:
         ask = await self._reads.ask(namespace, name)
         if ask:
             ask = replace(ask, taken_ids=[*ask.taken_ids, *self._numbered])
+            self._account(ask)
         wanted = intake(ask, self._now().date()) if ask else None
         refused = refused_name(name)
         if self._reads.known(namespace, refused) and not (isinstance(wanted, Record) and wanted.name == refused):
@@ -172,6 +177,19 @@ class Reconciler:
                 await self._writes.mark(d, Held.WAITING)
                 log.info("held_again", namespace=namespace, workload=name, revision=d.revision)
         return timedelta(seconds=30)
+
+    def _account(self, ask: Ask) -> None:
+        """Say aloud which ReplicaSets no change accounts for, each once."""
+        d = ask.deployment
+        found = unmanaged(d, ask.replica_sets, (other for _, other in ask.changes))
+        self._reports.unmanaged(d.namespace, d.name, len(found))
+        for rs in found:
+            if rs.uid in self._unaccounted:
+                continue
+            self._unaccounted.append(rs.uid)
+            message = f"ReplicaSet {rs.name} (revision {rs.revision}) is in no change: its template got past admission"
+            log.error("unmanaged", namespace=d.namespace, workload=d.name, revision=rs.revision, message=message)
+            self._tell(_deployment_ref(d), "Unmanaged", message, warning=True)
 
     # --- A change ---
 

@@ -3,6 +3,7 @@
 The series of changes are made when they are scraped, from the states last decided: what is gone leaves nothing behind.
 """
 
+import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -161,6 +162,12 @@ class Telemetry:
         self._rulings = Counter(
             "serin_rulings", "Decisions of people that were taken in.", ("action", "reason"), registry=registry
         )
+        self._unmanaged = Gauge(
+            "serin_unmanaged_replica_sets",
+            "ReplicaSets of a managed Deployment that no change accounts for.",
+            ("namespace", "workload"),
+            registry=registry,
+        )
         self._writes = Counter("serin_writes", "Writes to the cluster.", ("kind",), registry=registry)
         self._reconcile = Histogram("serin_reconcile_seconds", "Time of one look at a change.", registry=registry)
         self._first_write = Histogram(
@@ -222,6 +229,14 @@ class Telemetry:
             threshold=evidence.threshold if evidence else None,
             message=after.message,
         )
+
+    def unmanaged(self, namespace: str, workload: str, count: int) -> None:
+        """How many ReplicaSets of a managed Deployment no change accounts for."""
+        if count:
+            self._unmanaged.labels(namespace, workload).set(count)
+        else:
+            with contextlib.suppress(KeyError):
+                self._unmanaged.remove(namespace, workload)
 
     def ruling(self, change: Change, ruling: Ruling) -> None:
         """A ChangeDecision was taken in: counted, or refused for a reason."""

@@ -116,6 +116,7 @@ def replica_set(raw: Json) -> ReplicaSet:
         ready=int(status.get("readyReplicas") or 0),
         number=int((meta.get("annotations") or {}).get("deployment.kubernetes.io/revision") or 0),
         template=template,
+        created_at=moment(meta.get("creationTimestamp")),
     )
 
 

@@ -412,6 +412,7 @@ class ReplicaSet:
     ready: int
     number: int
     template: JSON = None
+    created_at: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -195,6 +195,26 @@ def test_without_the_admission_policies_nothing_starts(app: Played) -> None:
     app.wait(change, "Progressing", within=QUICK)
 
 
+@pytest.mark.alone
+def test_edits_while_the_guard_is_away_are_each_found(app: Played) -> None:
+    app.wait(app.start("v2", policy=NOBODY), "Completed", within=LONG)
+    app.bed.kubectl("delete", "validatingadmissionpolicybinding", "serin-guard")
+    app.bed.kubectl("delete", "mutatingadmissionpolicybinding", "serin-hold")
+    try:
+        time.sleep(3)
+        for version in ("v3", "v4", "v5"):
+            app.bed.kubectl("set", "image", "deployment/shop", f"shop=shop:{version}", "-n", app.namespace)
+            app.bed.kubectl("rollout", "status", "deployment/shop", "-n", app.namespace, "--timeout=60s")
+    finally:
+        app.bed.kubectl("apply", "--server-side", "-k", str(stage.ROOT / "policies/admission"))
+    eventually(lambda: app.events("Deployment").count("Unmanaged") == 3, within=QUICK)
+    with urllib.request.urlopen(f"http://{app.bed.host}:{stage.LISTEN_PORT}/metrics", timeout=5) as answer:
+        assert (
+            f'serin_unmanaged_replica_sets{{namespace="{app.namespace}",workload="shop"}} 3.0' in answer.read().decode()
+        )
+    time.sleep(3)  # the policies act again
+
+
 # --- How it starts, and who leads ---
 
 

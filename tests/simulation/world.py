@@ -602,6 +602,9 @@ class Silent:
     def ruling(self, change: Change, ruling: Ruling) -> None:
         return
 
+    def unmanaged(self, namespace: str, workload: str, count: int) -> None:
+        return
+
     def decision(self, change: Change, before: State, after: State, observation: Observation) -> None:
         return
 
