@@ -8,13 +8,14 @@ import typer
 
 from controller.cli import complete
 from controller.cli.decide import ANSWER, Json, Reason, Timeout, Wait, Yes, asked, confirm, following
-from controller.cli.decision import images
+from controller.cli.decision import differing
 from controller.cli.edits import ask_again, ask_for, way_back, with_images
 from controller.cli.exits import Exit
 from controller.cli.journey import pairs
 from controller.cli.look import end_of
 from controller.cli.options import ChangeID, Where, command, console, duration, now
 from controller.core.change import check_id, next_id, printable
+from controller.core.diff import differences
 from controller.core.model import Change, Phase, State
 from controller.core.policy import ChangeType
 from controller.core.template import revision
@@ -158,7 +159,7 @@ def show(live: Json, change_id: str, what: str, why: str, template: Json) -> Non
     meta, before = live["metadata"], live["spec"]["template"]
     rows = [("deployment", f"{meta['name']} in namespace {meta['namespace']}")]
     rows += [("why", why)] if why else []
-    rows += [("image", f"{container}: {text}") for container, text in images(before, template)]
+    rows += differing(differences(before, template))
     rows.append(("revision", f"{revision(before)} → {revision(template)}"))
     out = console()
     out.print(printable(f"{change_id}  {what}", 200), style="bold", markup=False)

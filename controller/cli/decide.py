@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from controller.cli.decision import ASKS, decision, form_of, images, pointless, right
+from controller.cli.decision import ASKS, decision, form_of, pointless, right
 from controller.cli.exits import Exit
 from controller.cli.journey import pairs
 from controller.cli.look import end_of
@@ -177,22 +177,10 @@ async def decide(
 
 async def show(cluster: "Cluster", change: Change, state: State, policy: Policy | None) -> None:
     """What there is to see before one decides."""
-    me, changed = await asyncio.gather(cluster.who_am_i(), _images_of(cluster, change, state))
+    me = await cluster.who_am_i()
     out = console()
     out.print(f"{change.change_id}  {change.type} change in namespace {change.namespace}", style="bold", markup=False)
-    out.print(pairs([*form_of(change, state, policy), *changed, *_own(change, state, me)]))
-
-
-async def _images_of(cluster: "Cluster", change: Change, state: State) -> list[tuple[str, str]]:
-    rows = []
-    for target in state.targets:
-        live = await cluster.deployment(change.namespace, target.name)
-        if live:
-            changes = images(target.stable_template, live["spec"]["template"])
-            rows += [("image", f"{target.name}/{container}: {text}") for container, text in changes]
-        else:
-            rows.append(("image", f"{target.name}: you may not read this Deployment"))
-    return rows
+    out.print(pairs([*form_of(change, state, policy), *_own(change, state, me)]))
 
 
 def _own(change: Change, state: State, me: str) -> Iterator[tuple[str, str]]:

@@ -1,14 +1,17 @@
 """What a person decides about a change: the ChangeDecision, and what there is to see before it is made. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from controller.core.change import check_id
-from controller.core.codec import camel, format_duration, format_moment
+from controller.core.codec import format_duration, format_moment
+from controller.core.diff import DIFFERENCES_MAX, Difference
+from controller.core.form import FIELDS, text_of
 from controller.core.model import Action, Change, Phase, State
 from controller.core.policy import Policy, When
+from controller.core.windows import moment_text
 from controller.errors import PermanentError
 
 Json = Any
@@ -116,14 +119,14 @@ def form_of(change: Change, state: State, policy: Policy | None) -> Iterator[tup
     for target in state.targets:
         before = target.stable_revision or "nothing, it is the first"
         yield "deployment", f"{target.name}, {target.replicas} replicas: revision {before} → {target.revision}"
-    for label, key in (("risk", "risk"), ("downtime", "downtime"), ("users", "usersAffected")):
-        if text := (form.get("impact") or {}).get(key):
-            yield label, text
-    for name in ("rollback-plan", "testing-plan", "success-criteria"):
-        if text := form.get(camel(name.replace("-", "_"))):
-            yield name.replace("-", " "), text
+        yield from differing(target.diff)
+    for field in FIELDS:
+        if field.name not in ("description", "author") and (text := text_of(form, field.name)):
+            yield field.annotation.replace("-", " "), text
     if state.forward_only:
         yield "cannot go back", CANNOT_GO_BACK
+    if state.window:
+        yield "window", moment_text(state.window.start, state.window.zone)
     if policy := state.policy or policy:
         yield "steps", ", ".join(f"{step.weight} % for {format_duration(step.bake)}" for step in policy.steps)
     if state.approval:
@@ -131,18 +134,12 @@ def form_of(change: Change, state: State, policy: Policy | None) -> Iterator[tup
     yield "is at", f"{state.phase}: {state.reason or 'not seen yet'}{f', {state.message}' if state.message else ''}"
 
 
-def images(before: Json, after: Json) -> Iterator[tuple[str, str]]:
-    """Container to image, stable → new, of two pod templates; the first may be None."""
-    old, new = _images(before), _images(after)
-    for container in sorted(old.keys() | new.keys()):
-        was, is_now = old.get(container, "–"), new.get(container, "–")
-        yield container, is_now if was == is_now else f"{was} → {is_now}"
-
-
-def _images(template: Json) -> dict[str, str]:
-    spec = (template or {}).get("spec") or {}
-    containers = [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]
-    return {container["name"]: str(container.get("image", "")) for container in containers}
+def differing(found: Sequence[Difference], most: int = DIFFERENCES_MAX) -> Iterator[tuple[str, str]]:
+    """A row for each field, stable → new."""
+    for one in found[:most]:
+        yield "differs", f"{one.path}: {one.before or '–'} → {one.after or '–'}"
+    if len(found) > most:
+        yield "", f"and {len(found) - most} more fields"
 
 
 def right(change: Change, action: Action) -> str:

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from controller.core.change import CHANGE_LABEL, PREFIX, RETRY
-from controller.core.form import FIELDS
+from controller.core.change import CHANGE_LABEL, HELD, KNOWN, PREFIX, REQUESTED_BY, RETRY
 from controller.core.model import Change, Phase, ReplicaSet, State
 from controller.core.policy import ChangeType
 from controller.core.template import revision
@@ -31,7 +30,7 @@ def ask_again(deployment: Json, change_id: str, rejected: str) -> list[Json]:
     return _patch(deployment, change_id, {**_annotations(deployment), RETRY: rejected}, None)
 
 
-_STALE = {PREFIX + field.annotation for field in FIELDS} | {TYPE, RETRY}
+_STALE = set(KNOWN) - {HELD, REQUESTED_BY}
 
 
 def _annotations(deployment: Json) -> Mapping[str, str]:

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from controller.cli.decision import differing
 from controller.cli.waits import Wait, waiting
 from controller.core.change import printable
 from controller.core.codec import format_duration, format_ratio
@@ -27,6 +28,7 @@ from controller.core.model import (
     Verdict,
 )
 from controller.core.policy import ChangeType, Policy, Step
+from controller.core.windows import FOREVER, Opening, moment_text, span_text
 
 if TYPE_CHECKING:
     from controller.cli.surroundings import Live
@@ -63,6 +65,8 @@ def journey(
         parts.append(_outcome(state, now))
     if wait:
         parts.append(_wait(wait, now))
+    if state.warnings:
+        parts += ["", pairs(("warning" if i == 0 else "", text) for i, text in enumerate(state.warnings))]
     if policy and under_watch(state):
         parts += ["", _limits(change, state, policy, now)]
     if any(one.pods or one.unseen for one in live):
@@ -144,6 +148,9 @@ def _title(change: Change, state: State) -> Text:
     return Text.assemble((printable(change.change_id, 70), "bold"), place, (state.phase, f"bold {STYLES[state.phase]}"))
 
 
+DIFFERING_MOST = 6
+
+
 def under_watch(state: State) -> bool:
     """A breach would roll it back."""
     return state.phase is Phase.PROGRESSING or (state.phase is Phase.PROMOTING and state.stage is Stage.ROLL)
@@ -162,18 +169,30 @@ def _header(change: Change, state: State, now: datetime, live: Sequence["Live"])
         table.add_row("approval", _text(state.approval))
     if state.forward_only:
         table.add_row("rollback", _text("cannot go back by itself (forwardOnly): a person decides"))
+    if change.type is ChangeType.EMERGENCY and state.notified_at:
+        table.add_row("CTO told", f"{clock(state.notified_at, now)} UTC")
+    if state.window:
+        table.add_row("window", _text(_window(state.window)))
+    for job in state.jobs:
+        code = f", exit code {job.exit_code}" if job.exit_code is not None else ""
+        table.add_row("job", _text(f"{job.cron_job}: {job.outcome}{code}{f', {job.detail}' if job.detail else ''}"))
     for target in state.targets:
         table.add_row("deployment", _text(_target(target)))
         table.add_row("strategy", _text(f"{target.strategy}, {target.strategy_reason}"))
+        for label, text in differing(target.diff, DIFFERING_MOST):
+            table.add_row(label, _text(text))
         for one in live:
-            if one.name == target.name:
-                for container, text in one.images:
-                    table.add_row("image", _text(f"{container}: {text}"))
-                if one.weights:
-                    table.add_row("traffic", _text(f"{state.weight} % set; {_traffic(one.weights)}"))
+            if one.name == target.name and one.weights:
+                table.add_row("traffic", _text(f"{state.weight} % set; {_traffic(one.weights)}"))
     if not state.targets and change.deployments:
         table.add_row("deployment", _text(", ".join(change.deployments)))
     return table
+
+
+def _window(opening: Opening) -> str:
+    if opening.end == FOREVER:
+        return f"from {moment_text(opening.start, opening.zone)}"
+    return span_text(opening.start, opening.end, opening.zone)
 
 
 def _traffic(weights: Mapping[str, int | None]) -> str:

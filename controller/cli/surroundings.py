@@ -1,11 +1,10 @@
-"""A change's Deployments as they are in the cluster now: routes, images and pods, as far as one person may see them."""
+"""A change's Deployments as they are in the cluster now: routes and pods, as far as one person may see them."""
 
 import asyncio
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from controller.cli.decision import images
 from controller.cluster import manifest
 from controller.cluster.client import Client
 from controller.cluster.kinds import DEPLOYMENTS, PODS, REPLICA_SETS, ROUTES
@@ -27,7 +26,6 @@ class Live:
     """
 
     name: str
-    images: tuple[tuple[str, str], ...] = ()
     weights: Mapping[str, int | None] = field(default_factory=dict)
     pods: Mapping[str, tuple[Pod, ...]] = field(default_factory=dict)
     unseen: tuple[str, ...] = ()
@@ -40,7 +38,6 @@ class Live:
         }
         return {
             "deployment": self.name,
-            "images": dict(self.images),
             "weights": dict(self.weights),
             "pods": pods,
             "unseen": list(self.unseen),
@@ -91,7 +88,6 @@ async def _look(client: Client, change: Change, target: Target) -> Live:
     }
     return Live(
         name=target.name,
-        images=tuple(images(target.stable_template, raw["spec"]["template"])) if raw else (),
         weights=dict(pair for pair in routes if pair),
         pods={kind: group for kind, group in groups.items() if group},
         unseen=tuple(sorted(set(unseen))),

@@ -239,6 +239,8 @@ def _until(change: Change, state: State, policy: Policy) -> tuple[datetime | Non
     if state.reason in ("AwaitingApproval", "TestsUnverified") and change.created_at and policy.approval.respond_within:
         escalated = f"{policy.approval.escalate_to or 'nobody else'} is told; time never approves"
         return change.created_at + policy.approval.respond_within, escalated
+    if state.reason in ("OutsideWindow", "Frozen", "NotBefore") and state.window:
+        return state.window.start, "it starts, when its other gates are open"
     if state.entered_at is None:
         return None, ""
     if state.stage is Stage.DRAIN:

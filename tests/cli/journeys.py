@@ -10,11 +10,14 @@ from rich.console import Console
 from controller.cli.journey import journey
 from controller.cli.surroundings import Live
 from controller.core.codec import Ratio
+from controller.core.diff import Difference
 from controller.core.model import (
     Action,
     Breach,
     Change,
     Evidence,
+    JobOutcome,
+    JobRun,
     Phase,
     Pod,
     Ruling,
@@ -26,8 +29,10 @@ from controller.core.model import (
     Verdict,
 )
 from controller.core.policy import Approval, ChangeType, Policy, Slo, Step
+from controller.core.windows import Opening
 
 START = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
+SUNDAY = datetime(2026, 12, 6, 1, tzinfo=UTC)
 NOW = START + timedelta(minutes=15)
 POLICY = Policy(
     (Step(10, timedelta(minutes=10)), Step(50, timedelta(minutes=10)), Step(100, timedelta(minutes=15))),
@@ -51,6 +56,10 @@ TARGET = Target(
     Strategy.CANARY,
     "routes: HTTPRoute/shop/shop",
     stable_revision="7d793037a0",
+    diff=(
+        Difference("containers[shop].image", "shop:v1", "shop:v2"),
+        Difference("containers[shop].env[DEBUG]", "", "1"),
+    ),
     replicas=10,
 )
 
@@ -301,6 +310,28 @@ JOURNEYS: dict[str, tuple[Change, State, Policy | None]] = {
         ),
         POLICY,
     ),
+    "awaiting-its-window": (
+        replace(CHANGE, author="dave"),
+        replace(
+            WAITING,
+            reason="OutsideWindow",
+            message="it fits into the opening from Sun 2026-12-06 02:00 UTC",
+            approval="1 of 1: bob",
+            window=Opening(
+                datetime(2026, 12, 6, 1, tzinfo=UTC),
+                datetime(2026, 12, 6, 3, tzinfo=UTC),
+                "maintenance",
+                "Europe/Berlin",
+            ),
+            decisions=(replace(RULING, by="bob", tests="https://ci.example.com/7"),),
+            jobs=(
+                JobRun("backup", "chg-backup", outcome=JobOutcome.SUCCEEDED, exit_code=0),
+                JobRun("bdd", "chg-bdd", required=False, outcome=JobOutcome.FAILED, exit_code=3, detail="BackoffLimit"),
+            ),
+            warnings=("JobFailed: bdd failed with exit code 3, and is not required",),
+        ),
+        POLICY,
+    ),
     "paused": (
         CHANGE,
         replace(
@@ -386,7 +417,6 @@ LIVE: dict[str, list[Live]] = {
     "baking": [
         Live(
             "shop",
-            images=(("proxy", "envoy:1.40"), ("shop", "shop:v1 → shop:v2")),
             weights={"HTTPRoute/shop/shop": 50},
             pods={
                 "stable": tuple(

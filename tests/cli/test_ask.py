@@ -143,7 +143,7 @@ def test_an_emergency_is_one_write_that_is_held_until_serin_starts_it(as_bob: Be
     assert now["metadata"]["annotations"]["team"] == "shop"
     assert (image_of(now), now["spec"]["paused"]) == ("shop:v2", True)
     assert f"{change_id}  emergency change" in out
-    assert "image           shop: shop:v1 → shop:v2" in out
+    assert "differs         containers[shop].image: shop:v1 → shop:v2" in out
     assert f"{change_id} is asked for" in out
     assert f"kubectl serin status -w {change_id} -n {SHOP}" in out
 
@@ -181,7 +181,7 @@ def test_a_revert_goes_back_and_forth(as_bob: Bed, run: Run) -> None:
     assert annotations["serin.dev/type"] == "normal"
     assert annotations["serin.dev/description"] == "Revert of CHG-20261124-050: carts are empty"
     assert annotations["serin.dev/held"] == "true"
-    assert "image           shop: shop:v2 → shop:v1" in out
+    assert "differs         containers[shop].image: shop:v2 → shop:v1" in out
     code, out, _ = run("revert", "wrong", "-n", SHOP)  # it does not run yet: this takes it back
     assert (code, image_of(live(as_bob, "wrong"))) == (0, "shop:v2")
     assert "it is released at once" in out

@@ -77,16 +77,14 @@ def test_status_shows_what_is_in_the_cluster_now(reached: Bed, run: Run, monkeyp
     reached.kubectl("create", "deployment", "cart", "--image=cart:v2", "--replicas=2", "-n", SHOP)
     eventually(lambda: len(reached.get("pods", "-n", SHOP, "-l", "app=cart")["items"]) == 2)
     template = reached.get("deployment", "cart", "-n", SHOP)["spec"]["template"]
-    stable = {"spec": {"containers": [{"name": "cart", "image": "cart:v1"}]}}
-    target = replace(TARGET, name="cart", revision=revision(template), stable_template=stable)
+    target = replace(TARGET, name="cart", revision=revision(template))
     put_here(reached, "CHG-20261123-015", replace(BAKING, targets=(target,)))
     out = run("status", "CHG-20261123-015", "-n", SHOP).out
-    assert "image           cart: cart:v1 → cart:v2" in out
     assert "  new  cart: 0 of 2 ready" in out
     assert len(re.findall(r"    cart-\S+  not ready  0 restarts", out)) == 2
     found = json.loads(run("status", "CHG-20261123-015", "-n", SHOP, "-o", "json").out)
     assert found["status"]["phase"] == "Progressing"
-    assert found["live"][0]["images"] == {"cart": "cart:v1 → cart:v2"}
+    assert len(found["live"][0]["pods"]["new"]) == 2
     reached.kubectl("create", "clusterrole", "cli-only-changes", "--verb=get,list,watch", "--resource=chg")
     reached.kubectl("create", "clusterrolebinding", "cli-mallory", "--clusterrole=cli-only-changes", "--user=mallory")
     monkeypatch.setenv("KUBECONFIG", str(reached.kubeconfig("mallory")))

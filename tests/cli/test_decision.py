@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from controller.cli.decision import ASKS, decision, form_of, images, pointless
+from controller.cli.decision import ASKS, decision, form_of, pointless
 from controller.core.model import Action, Change, Phase, State
 from controller.core.policy import Approval, Policy, When
 from controller.errors import PermanentError
@@ -88,13 +88,5 @@ def test_an_author_is_shown_as_the_claim_that_it_is() -> None:
     shown = dict(form_of(replace(ASKED, author="carol", spec=form), WAITING, POLICY))
     assert shown["author"] == "carol (claimed, not verified)"
     assert (shown["risk"], shown["rollback plan"]) == ("high", "apply v1")
+    assert shown["differs"] == "containers[shop].env[DEBUG]: – → 1"
     assert shown["deployment"] == "shop, 10 replicas: revision 7d793037a0 → 5d41402abc"
-
-
-def test_images_are_shown_from_stable_to_new() -> None:
-    def template(**images: str) -> dict[str, object]:
-        return {"spec": {"containers": [{"name": name, "image": image} for name, image in images.items()]}}
-
-    before, now = template(shop="shop:v1", log="log:1"), template(shop="shop:v2", log="log:1", proxy="envoy:3")
-    assert list(images(before, now)) == [("log", "log:1"), ("proxy", "– → envoy:3"), ("shop", "shop:v1 → shop:v2")]
-    assert list(images(None, template(shop="shop:v1"))) == [("shop", "– → shop:v1")]
