@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from controller.cli.waits import TURNS
 from controller.core.checks import ENDING_TROUBLE
 from controller.core.decide import RULES
 
@@ -44,6 +45,24 @@ def reasons() -> set[str]:
 @pytest.mark.parametrize("reason", sorted(reasons()))
 def test_every_reason_is_explained(reason: str) -> None:
     assert f"\n### {reason}\n" in (ROOT / "docs/troubleshooting.md").read_text()
+
+
+MADE_IN = ("## It has not started", "## The request itself is wrong", "## It waits under way", "## Metrics")
+TROUBLESHOOTING = (ROOT / "docs/troubleshooting.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        reason
+        for section in re.split(r"^(?=## )", TROUBLESHOOTING, flags=re.M)
+        if section.startswith(MADE_IN)
+        for reason in re.findall(r"^### (\w+)$", section, re.M)
+    ],
+)
+def test_every_reason_to_hold_says_whose_turn_it_is(reason: str) -> None:
+    """One that is missing: add it to TURNS in controller/cli/waits.py, with the command that ends it."""
+    assert reason in TURNS
 
 
 @pytest.mark.parametrize(

@@ -210,22 +210,7 @@ or go back      with the manifest that ran before
     assert "outcome" in explained("rolled-back", "bob", may=False)
 
 
-MADE_IN = ("## It has not started", "## The request itself is wrong", "## It waits under way", "## Metrics")
 TROUBLESHOOTING = (Path(__file__).parents[2] / "docs/troubleshooting.md").read_text()
-
-
-@pytest.mark.parametrize(
-    "reason",
-    [
-        reason
-        for section in re.split(r"^(?=## )", TROUBLESHOOTING, flags=re.M)
-        if section.startswith(MADE_IN)
-        for reason in re.findall(r"^### (\w+)$", section, re.M)
-    ],
-)
-def test_every_reason_to_hold_says_whose_turn_it_is(reason: str) -> None:
-    """One that is missing: add it to TURNS in controller/cli/waits.py, with the command that ends it."""
-    assert reason in TURNS
 
 
 def test_no_turn_is_told_of_a_reason_that_does_not_exist() -> None:
