@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from controller.cli.__main__ import app
+from controller.cli.exits import Exit
 from controller.cli.waits import TURNS
 from controller.core.checks import ENDING_TROUBLE
 from controller.core.decide import RULES
@@ -45,6 +47,20 @@ def reasons() -> set[str]:
 @pytest.mark.parametrize("reason", sorted(reasons()))
 def test_every_reason_is_explained(reason: str) -> None:
     assert f"\n### {reason}\n" in (ROOT / "docs/troubleshooting.md").read_text()
+
+
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_in_the_table(command: str) -> None:
+    rows = [line.split("|")[1] for line in (ROOT / "docs/cli.md").read_text().splitlines() if line.startswith("| `")]
+    assert any(f"`{command}" in row for row in rows)
+
+
+def test_every_exit_code_is_in_the_table() -> None:
+    text = (ROOT / "docs/cli.md").read_text()
+    assert [code for code in Exit if f"\n| {code.value} | " not in text] == []
 
 
 MADE_IN = ("## It has not started", "## The request itself is wrong", "## It waits under way", "## Metrics")
