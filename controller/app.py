@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -29,6 +30,7 @@ from controller.notify import Notifier
 from controller.reconcile import Reconciler
 from controller.settings import Settings
 from controller.telemetry import Telemetry
+from controller.trail import Trail
 from controller.workqueue import WorkQueue
 
 log = structlog.get_logger()
@@ -40,6 +42,7 @@ PATIENCE = timedelta(seconds=10)
 SYNC_MAX = timedelta(minutes=1)
 CONTACT_MAX = timedelta(minutes=3)
 LOOK_AGAIN = timedelta(milliseconds=50)
+AUDIT_LOOK = timedelta(seconds=1)
 
 RIGHTS: Mapping[Resource, str] = {
     kinds.CHANGES: "get list watch create patch delete",
@@ -158,10 +161,12 @@ class _Process:
         )
         for sink in settings.sinks:
             self.telemetry.sink(sink.name, partial(self.notifier.oldest, sink.name))
+        self.trail = Trail(settings.audit_file, sys.stdout.buffer)
         self.reconciler = Reconciler(
             self.cluster,
             Writer(client),
             self.telemetry,
+            self.trail,
             leads=self.lease.held,
             measured=self._measured,
             now=now,
@@ -242,6 +247,18 @@ class _Process:
                 log.warning("admission", reason=reason, message=message)
             self._add_all()
 
+    async def watch_audit(self) -> None:
+        """Whether the audit trail is written; said aloud, and everything looked at, when that has changed."""
+        before = ""
+        while True:
+            problem = self.trail.problem
+            self.telemetry.audit_written(not problem)
+            if bool(problem) != bool(before):
+                log.warning("audit", reason="AuditUnavailable" if problem else "AuditWritten", message=problem)
+                self._add_all()
+            before = problem
+            await asyncio.sleep(AUDIT_LOOK.total_seconds())
+
     async def look_at_all(self) -> None:
         """Every so often everything is looked at, event or not."""
         self._add_all(ended=True)  # their reviews, and what people are still owed, are this process's now
@@ -271,6 +288,8 @@ class _Process:
     async def lead(self) -> None:
         await self.lease.acquire()
         self.telemetry.leading(True)
+        for known in self.cluster.changes.list():
+            self.trail.append(known.state.audit.last)
         async with asyncio.TaskGroup() as group:
             group.create_task(self.lease.keep())
             group.create_task(self.measuring.run(self.settings.measure_interval))
@@ -332,6 +351,8 @@ async def _run(settings: Settings, client: Client) -> None:
         sinks=[sink.name for sink in settings.sinks],
     )
     background: list[asyncio.Task[None]] = [asyncio.create_task(cache.run()) for cache in process.cluster.caches]
+    background.append(asyncio.create_task(process.watch_audit()))
+    process.trail.start()
     try:
         await process.synced()
         await process.look_at_admission()
@@ -352,6 +373,7 @@ async def _run(settings: Settings, client: Client) -> None:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+        await asyncio.to_thread(process.trail.close)
         await server.cleanup()
         await process.prometheus.close()
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from controller.core import audit
 from controller.core.change import check_id
 from controller.core.decide import decide, recheck_after, worth_committing
 from controller.core.form import merge
@@ -30,7 +31,7 @@ NO_POLICY = Policy(steps=(Step(100, timedelta()),))
 """Stands in while there is none: `policy_unusable` holds the change before any of it is used."""
 SOON = timedelta(milliseconds=20)
 LAST_WORDS_MAX = timedelta(seconds=30)
-"""A ChangeRequest that was deleted stays that long at the most for people to be told of its end."""
+"""A ChangeRequest that was deleted stays that long at the most for its end to be told and recorded."""
 
 
 class Known(Protocol):
@@ -97,6 +98,15 @@ class Reports(Protocol):
     def forget(self, namespace: str, name: str) -> None: ...
 
 
+class Trail(Protocol):
+    """Where the audit trail goes. It never makes anyone wait."""
+
+    @property
+    def problem(self) -> str: ...
+    def kept(self, uid: str) -> int: ...
+    def append(self, lines: Sequence[str]) -> None: ...
+
+
 class Reconciler:
     """`leads`: whether this process may write at this moment. `measured`: the newest measurements of a change."""
 
@@ -105,16 +115,20 @@ class Reconciler:
         reads: Reads,
         writes: Writes,
         reports: Reports,
+        trail: Trail,
         *,
         leads: Callable[[], bool],
         measured: Callable[[str, str], Measurements | None],
         now: Callable[[], datetime],
         outbox: Outbox = NOBODY,
     ) -> None:
-        self._reads, self._writes, self._reports, self._outbox = reads, writes, reports, outbox
+        self._reads, self._writes, self._reports = reads, writes, reports
+        self._trail, self._outbox = trail, outbox
         self._leads, self._measured, self._now = leads, measured, now
         self._committed: dict[tuple[str, str], tuple[str, State]] = {}
         self._refused: dict[tuple[str, str], str] = {}
+        self._unrecorded: dict[tuple[str, str], tuple[Intent, ...]] = {}
+        """Writes of the way back that were made first and are not in the audit trail yet."""
         self._background: set[asyncio.Task[None]] = set()
         self._taking_in = asyncio.Lock()
         """One at a time, so that no number is given twice."""
@@ -198,6 +212,7 @@ class Reconciler:
         if known is None:
             self._committed.pop((namespace, name), None)
             self._refused.pop((namespace, name), None)
+            self._unrecorded.pop((namespace, name), None)
             self._reports.forget(namespace, name)
             return None
         change, before = self._newest(known)
@@ -210,6 +225,8 @@ class Reconciler:
                 message=known.unreadable,
             )
             return timedelta(minutes=5)
+        if before.audit.seq > self._trail.kept(change.uid):
+            self._trail.append(before.audit.last)
         if before.phase.terminal:
             return await self._conclude(change, before)
         return await self._cycle(change, before)
@@ -217,7 +234,8 @@ class Reconciler:
     async def _conclude(self, change: Change, before: State) -> timedelta | None:
         """What has ended lets its object go, and waits for its review."""
         now, policy = self._now(), before.policy or NO_POLICY
-        last_words = change.deleting and any(told.owed for told in before.told)
+        unsaid = any(told.owed for told in before.told) or self._trail.kept(change.uid) < before.audit.seq
+        last_words = change.deleting and unsaid
         stays = last_words and before.ended_at is not None and now - before.ended_at < LAST_WORDS_MAX
         if change.finalizer and not stays:
             self._may_write()
@@ -228,7 +246,7 @@ class Reconciler:
             observation = await self._reads.conclusion(change, before)
         after = decide(before, observation, policy, now) if not change.deleting else before
         if change.finalizer or not change.deleting:
-            after = await self._commit(change, before, after, observation)
+            after = await self._commit(change, before, after, observation, now)
         return timedelta(seconds=1) if stays else _look_again(after, policy, now)
 
     async def _cycle(self, change: Change, before: State) -> timedelta | None:
@@ -238,7 +256,8 @@ class Reconciler:
         except PermanentError as error:
             await self._show(change, before, error)
             raise
-        observation = replace(observation, refusal=self._refused.get(key, ""))
+        environment = (*observation.environment, *filter(None, [self._trail.problem]))
+        observation = replace(observation, refusal=self._refused.get(key, ""), environment=environment)
         policy = before.policy or observation.policy or NO_POLICY
         now = self._now()
         after = decide(before, observation, policy, now)
@@ -251,36 +270,56 @@ class Reconciler:
         self, change: Change, before: State, observation: Observation, policy: Policy, now: datetime
     ) -> timedelta | None:
         after = decide(before, observation, policy, now)
+        intent = plan(after, observation)
         turning_back = after.phase is Phase.ROLLING_BACK and before.phase is not Phase.ROLLING_BACK
+        # On the way back no write waits for its record; forward, what is not recorded is not written.
+        first = turning_back or (after.phase is Phase.ROLLING_BACK and not worth_committing(before, after))
         wrote = False
-        if turning_back:
-            wrote = await self._apply(after, observation, verdict_at=now)
+        if first:
+            wrote = await self._apply(intent, observation, verdict_at=now if turning_back else None)
+            if intent:
+                key = (change.namespace, change.name)
+                self._unrecorded[key] = (*self._unrecorded.get(key, ()), intent)
         if not change.finalizer and not change.deleting and not after.phase.terminal:
             self._may_write()
             await self._writes.finalizer(change, present=True)
             return SOON
-        after = await self._commit(change, before, after, observation)
-        if not turning_back:
-            wrote = await self._apply(after, observation)
+        after = await self._commit(change, before, after, observation, now, None if first else intent)
+        if not first:
+            wrote = await self._apply(intent, observation)
         moved = (before.phase, before.stage, before.step) != (after.phase, after.stage, after.step)
         judged = after.reason == "Judged"
         return SOON if wrote or moved or judged else _look_again(after, policy, now)
 
-    async def _commit(self, change: Change, before: State, after: State, observation: Observation) -> State:
-        """What was committed: the state, with what people are to be told of it."""
-        policy = after.policy or observation.policy or NO_POLICY
-        outbox = self._outbox
-        after = tell(before, after, change, policy, self._now(), outbox.routes, outbox.receipts(change))
+    async def _commit(
+        self,
+        change: Change,
+        before: State,
+        after: State,
+        observation: Observation,
+        now: datetime,
+        planned: Intent | None = None,
+    ) -> State:
+        """What was committed: the state, with what people are to be told of it, and its records.
+
+        `planned`: the write that follows.
+        """
+        key, outbox, trail = (change.namespace, change.name), self._outbox, self._trail
+        policy, made = after.policy or observation.policy, self._unrecorded.get(key, ())
+        after = tell(before, after, change, policy or NO_POLICY, now, outbox.routes, outbox.receipts(change))
+        kept = trail.kept(change.uid)
+        after = audit.follow(before, after, observation, policy, now, made=made, planned=planned, kept=kept)
         if worth_committing(before, after):
             self._may_write()
             version = await self._writes.commit(change, after)
-            self._committed[change.namespace, change.name] = (version, after)
+            self._committed[key] = (version, after)
+            self._unrecorded.pop(key, None)
+            trail.append(after.audit.last)
             self._events(change, before, after, observation)
         self._reports.decision(change, before, after, observation)
         return after
 
-    async def _apply(self, state: State, observation: Observation, verdict_at: datetime | None = None) -> bool:
-        intent = plan(state, observation)
+    async def _apply(self, intent: Intent | None, observation: Observation, verdict_at: datetime | None = None) -> bool:
         if intent is None:
             return False
         self._may_write()
@@ -402,6 +441,7 @@ WARNINGS = frozenset(
     (
         "AdmissionMissing",
         "ApprovalDenied",
+        "AuditUnavailable",
         "AnotherChangeActive",
         "ChangeClosed",
         "ChangeRunning",

@@ -4,6 +4,7 @@ import logging
 import re
 from datetime import timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
@@ -141,6 +142,9 @@ class Settings(BaseSettings):
     )
     log_level: LogLevel = Field(default=LogLevel.INFO, description="debug, info, warning or error")
     log_format: LogFormat = Field(default=LogFormat.JSON, description="json, or console for people")
+    audit_file: Path | None = Field(
+        default=None, description="file that the audit trail is appended to; standard output has it in any case"
+    )
     lease_duration: Duration = Field(
         default=timedelta(seconds=15), description="after which another replica may take over"
     )

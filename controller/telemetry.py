@@ -188,6 +188,7 @@ class Telemetry:
             ("sink",),
             registry=registry,
         )
+        self._audit = Gauge("serin_audit_up", "1 while the audit trail is written.", registry=registry)
         build = Gauge("serin_build_info", "Always 1; the version is a label.", ("version",), registry=registry)
         build.labels(version("serin")).set(1)
 
@@ -289,6 +290,9 @@ class Telemetry:
 
     def admission_found(self, found: bool) -> None:
         self._admission.set(found)
+
+    def audit_written(self, up: bool) -> None:
+        self._audit.set(up)
 
     def exposition(self) -> tuple[bytes, str]:
         """The body of /metrics and its content type."""

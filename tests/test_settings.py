@@ -41,6 +41,7 @@ def test_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         "cluster": None,
         "log_level": LogLevel.INFO,
         "log_format": LogFormat.JSON,
+        "audit_file": None,
         "lease_duration": timedelta(seconds=15),
         "lease_renew_deadline": timedelta(seconds=10),
         "lease_retry": timedelta(seconds=2),
@@ -62,6 +63,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         SERIN_CLUSTER="prod-eu",
         SERIN_LOG_LEVEL="debug",
         SERIN_LOG_FORMAT="console",
+        SERIN_AUDIT_FILE="/var/lib/serin/audit.jsonl",
         SERIN_LEASE_DURATION="30s",
         SERIN_LEASE_RENEW_DEADLINE="20s",
         SERIN_LEASE_RETRY="5s",
@@ -74,6 +76,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.listen.host, settings.listen.port, str(settings.listen)) == ("::", 8080, "[::]:8080")
     assert settings.sinks == (Sink("chat", url="https://hooks.example.com/serin"),)
     assert settings.cluster == "prod-eu"
+    assert str(settings.audit_file) == "/var/lib/serin/audit.jsonl"
     assert settings.log_level.number == 10
     changed = [name for name, field in Settings.model_fields.items() if getattr(settings, name) != field.default]
     assert changed == list(Settings.model_fields), "a variable above is not read"

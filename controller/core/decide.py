@@ -416,6 +416,7 @@ def _gist(state: State) -> State:
     return replace(
         state,
         measured_at=None,
+        audit=replace(state.audit, last=(), intent=""),
         message="" if state.reason in CHATTY else state.message,
         evidence=tuple(replace(e, value="", message="", requests=0, bad=0, data_at=None) for e in state.evidence),
         breaches=tuple(replace(b, bad_for=timedelta(), last_at=None) for b in state.breaches),

@@ -296,6 +296,21 @@ class Told:
 
 
 @dataclass(frozen=True)
+class Audit:
+    """Where the audit chain of the change stands (core/audit.py): the number and hash of its newest record."""
+
+    seq: int = 0
+    hash: str = ""
+    last: tuple[str, ...] = ()
+    """The newest records, word for word: those of the last commit, and older ones that no sink had taken by then."""
+    form: str = ""
+    policy: str = ""
+    """Hashes of the request and of the policy as they were recorded last."""
+    intent: str = ""
+    """Hash of the write that was recorded last and is still to be seen in the cluster."""
+
+
+@dataclass(frozen=True)
 class State:
     """The status of a ChangeRequest: all that the controller remembers of a change."""
 
@@ -357,6 +372,7 @@ class State:
     """What people were told, or are still owed, oldest first."""
     notified_at: datetime | None = None
     """When the CTO had heard of this emergency: a sink of his acknowledged it, or he decided about it."""
+    audit: Audit = Audit()
     schema: int = 1
 
     def target(self, name: str) -> Target | None:

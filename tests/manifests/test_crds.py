@@ -20,6 +20,7 @@ from controller.core.diff import Difference, Image
 from controller.core.form import FIELDS, NAMES
 from controller.core.model import (
     Action,
+    Audit,
     Breach,
     Evidence,
     Floor,
@@ -252,6 +253,7 @@ FULL = State(
         ),
     ),
     notified_at=MOMENT,
+    audit=Audit(2, "f" * 64, ('{"seq":1}', '{"seq":2}'), "a" * 16, "b" * 16, "c" * 16),
 )
 
 

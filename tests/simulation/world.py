@@ -6,8 +6,9 @@ of the design are checked; a broken one raises `Broken`.
 """
 
 import asyncio
+import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -145,6 +146,26 @@ class Key:
     name: str
 
 
+@dataclass
+class Trail:
+    """An audit log in memory."""
+
+    lines: list[str] = field(default_factory=list)
+    problem: str = ""
+
+    heads: dict[str, int] = field(default_factory=dict)
+
+    def kept(self, uid: str) -> int:
+        return self.heads.get(uid, 0)
+
+    def append(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            record = json.loads(line)
+            if record["seq"] > self.kept(record["uid"]):
+                self.heads[record["uid"]] = record["seq"]
+                self.lines.append(line)
+
+
 class World:
     """Reads and Writes in one."""
 
@@ -182,6 +203,7 @@ class World:
         """Who applied the template, as admission stamped it on the Deployment."""
         self.decisions: tuple[Decision, ...] = ()
         self.environment: tuple[str, ...] = ()
+        self.trail = Trail()
         self.reconciler = self.start_controller()
 
     # --- The first change and the first route, which is all there is in most worlds ---
@@ -204,7 +226,13 @@ class World:
 
     def start_controller(self) -> Reconciler:
         return Reconciler(
-            self, self, Silent(), leads=lambda: True, measured=lambda *_: self.measurements(), now=lambda: self.now
+            self,
+            self,
+            Silent(),
+            self.trail,
+            leads=lambda: True,
+            measured=lambda *_: self.measurements(),
+            now=lambda: self.now,
         )
 
     # --- Time ---
