@@ -96,7 +96,7 @@ def _transition(item: Transition, after: State, observation: Observation, now: d
     if item.at == after.started_at:
         standing = approvals(after, observation, now)
         body["approvers"] = [{"uid": r.uid, "by": r.by, "at": format_moment(r.at)} for r in standing]
-        body["approval"] = after.approval
+        body |= {"approval": after.approval, "revert": after.revert, "forwardOnly": after.forward_only}
         body["targets"] = [
             {"name": t.name, "uid": t.uid, "stable": t.stable_revision, "revision": t.revision, "strategy": t.strategy}
             for t in after.targets
@@ -138,7 +138,17 @@ PASSED_OVER = frozenset(
     (
         # told by the transition, or by the record of the policy
         *("phase", "stage", "outcome", "step", "weight", "reason", "message", "cause", "rejected", "started_at"),
-        *("entered_at", "ended_at", "promoted", "approval", "targets", "policy", "low_evidence", "revert"),
+        *(
+            "entered_at",
+            "ended_at",
+            "promoted",
+            "approval",
+            "targets",
+            "policy",
+            "low_evidence",
+            "revert",
+            "forward_only",
+        ),
         # told by recorded, amended and closed
         *("revision", "requesters", "closed_at", "review_due_at", "notified_at"),
         # clocks and counts that decisions rest on
