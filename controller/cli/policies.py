@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -49,21 +49,29 @@ Loader.add_constructor("tag:yaml.org,2002:int", _number)
 
 def check(path: Path, now: datetime) -> Iterator[Finding]:
     """A finding for each ChangePolicy in the file; other kinds are passed over. `now`: its openings come after."""
-    try:
-        documents = list(yaml.load_all(path.read_text(), Loader))
-    except (OSError, UnicodeDecodeError) as error:
-        yield Finding(False, str(path), f"cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}")
+    found = read(path)
+    if isinstance(found, Finding):
+        yield found
         return
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        yield Finding(False, where, f"is no YAML: {getattr(error, 'problem', None) or error}")
-        return
-    policies = [d for d in documents if isinstance(d, dict) and d.get("kind") == "ChangePolicy"]
+    policies = [document for document in found if document.get("kind") == "ChangePolicy"]
     if not policies:
         yield Finding(False, str(path), "has no ChangePolicy in it")
     for document in policies:
         yield _judge(path, document, now)
+
+
+def read(path: Path) -> list[dict[str, Any]] | Finding:
+    """The objects of a file, those of Lists among them; or why it cannot be read."""
+    try:
+        documents = [d for d in yaml.load_all(path.read_text(), Loader) if isinstance(d, dict)]
+    except (OSError, UnicodeDecodeError) as error:
+        return Finding(False, str(path), f"cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}")
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        return Finding(False, where, f"is no YAML: {getattr(error, 'problem', None) or error}")
+    items = (d.get("items") if d.get("kind") == "List" else [d] for d in documents)
+    return [item for each in items for item in each or () if isinstance(item, dict)]
 
 
 def _judge(path: Path, document: dict[str, object], now: datetime) -> Finding:

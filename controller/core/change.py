@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from controller.core.codec import JSON
-from controller.core.form import FIELDS, Field, text_of
+from controller.core.form import FIELDS, Field, filled, text_of
 from controller.core.policy import JOB_NAME, ChangeType
 
 PREFIX = "serin.dev/"
@@ -97,6 +97,11 @@ def job_names(annotations: Mapping[str, str]) -> list[str] | Problem:
     if len(names) > JOBS_MAX:
         return Problem("InvalidAnnotation", f"annotation {JOBS} names {len(names)} CronJobs: write at most {JOBS_MAX}")
     return names
+
+
+def form_of(annotations: Mapping[str, str]) -> JSON:
+    """The part of a ChangeRequest's spec that the annotations of the form claim."""
+    return filled({f.name: f.normal(annotations.get(PREFIX + f.annotation, "")) for f in FIELDS})
 
 
 def check_form(annotations: Mapping[str, str]) -> Problem | None:

@@ -105,6 +105,7 @@ def _compare(path: str, before: JSON, after: JSON) -> Iterator[Difference]:
     if _canonical(before) == _canonical(after):
         return
     name = "" if path.endswith("]") else path.rpartition(".")[2]
+    before, after = _beside(name, before, after), _beside(name, after, before)
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key in _union(before, after):
             yield from _compare(_join(path, name, key), before.get(key, _ABSENT), after.get(key, _ABSENT))
@@ -146,6 +147,13 @@ def _compare_variable(path: str, before: JSON, after: JSON) -> Iterator[Differen
         *_compare(path, *rests),
     ]
     yield from found or [_leaf(path, before, after)]
+
+
+def _beside(name: str, value: JSON, other: JSON) -> JSON:
+    """Where a list or map that is matched by names is absent, it is an empty one: each entry of the other is named."""
+    if value is _ABSENT and other and name in _KEYS and isinstance(other, list):
+        return []
+    return {} if value is _ABSENT and other and name in _MAPS and isinstance(other, Mapping) else value
 
 
 def _union(before: Mapping[str, JSON], after: Mapping[str, JSON]) -> list[str]:

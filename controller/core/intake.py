@@ -6,20 +6,19 @@ from datetime import date
 
 from controller.core.change import (
     AUTO,
-    PREFIX,
     REQUESTED_BY,
     TYPE,
     Problem,
     change_type,
     check_form,
     check_id,
+    form_of,
     job_names,
     next_id,
     object_name,
     printable,
 )
 from controller.core.codec import JSON
-from controller.core.form import FIELDS, filled
 from controller.core.model import Change, Deployment, Held, Other, Phase, ReplicaSet
 from controller.core.policy import ChangeType
 
@@ -147,6 +146,6 @@ def _spec(d: Deployment, change_id: str, revision: str = "") -> JSON:
         "jobs": jobs,
         "revision": revision,
         "problem": str(problem or ""),
-        **(filled({f.name: f.normal(d.annotations.get(PREFIX + f.annotation, "")) for f in FIELDS}) if usable else {}),
+        **(form_of(d.annotations) if usable else {}),
     }
     return {key: value for key, value in spec.items() if value}

@@ -105,8 +105,8 @@ def test_annotations_volumes_and_whole_containers() -> None:
     new["spec"]["containers"].append({"name": "spy", "image": "spy:1"})
     assert {d.path for d in differences(TEMPLATE, new)} == {
         "containers[spy]",
-        "volumes",
-        "metadata.annotations",
+        "volumes[cache]",
+        "metadata.annotations[kubectl.kubernetes.io/restartedAt]",
         "metadata.labels[app.kubernetes.io/version]",
     }
 

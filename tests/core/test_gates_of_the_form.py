@@ -5,14 +5,18 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+import yaml
 
 from controller.core.change import TYPE
 from controller.core.decide import decide
+from controller.core.diff import differences
 from controller.core.form import filled
 from controller.core.model import Deployment, Other, Phase, ReplicaSet, State
-from controller.core.policy import Approval, ChangeType, FirstDeployment, Form, ImageStep, Policy, Scope
+from controller.core.policy import Approval, ChangeType, FirstDeployment, Form, ImageStep, Policy, Scope, parse_policy
+from controller.core.scope import outside
+from controller.metrics.presets import PRESETS
 from tests.core.templates import template
-from tests.simulation.test_world import policy
+from tests.simulation.test_world import SHIPPED, policy
 from tests.simulation.world import World
 
 STANDARD = policy("standard")
@@ -62,6 +66,17 @@ def test_another_image_is_not_standard_and_the_way_on_is_said() -> None:
     assert "containers[shop].image is no step of a patch version (from registry.test/shop:1.4.2 to" in state.message
     assert "kubectl annotate deployment/shop -n demo --overwrite serin.dev/type=normal" in state.message
     assert looked_at(world, STANDARD).reason in PASSED, "without a scope it may change anything"
+
+
+def test_a_restart_is_a_standard_change_as_shipped() -> None:
+    shipped = parse_policy(yaml.safe_load((SHIPPED / "standard.yaml").read_text())["spec"], frozenset(PRESETS)).scope
+    assert shipped
+    stable, new = template(), template()
+    new["metadata"]["annotations"] = {"kubectl.kubernetes.io/restartedAt": "2026-11-23T08:00:00Z"}
+    stable["spec"]["containers"][0].pop("env")
+    new["spec"]["containers"][0]["env"] = [{"name": "LOG_LEVEL", "value": "debug"}]
+    assert len(found := differences(stable, new)) == 2
+    assert outside(found, shipped) == ()
 
 
 def test_a_first_deployment_differs_from_nothing() -> None:
