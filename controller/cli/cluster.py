@@ -247,7 +247,7 @@ class Cluster:
         """Create the ChangeRequest of that ID; AlreadyExistsError when there is one."""
         meta = {"name": object_name(change_id), "namespace": self.namespace}
         made = {"apiVersion": "serin.dev/v1alpha1", "kind": CHANGES.kind, "metadata": meta, "spec": spec}
-        return await self._client.create(CHANGES, self.namespace, made)
+        return await self.client.create(CHANGES, self.namespace, made)
 
     async def appears(self, change_id: str, namespace: str, within: timedelta) -> Known | None:
         """The change once the controller has recorded and seen it; None when it has not in time."""

@@ -87,9 +87,8 @@ def _say(change_id: str, kind: ChangeType, namespace: str) -> None:
 
 
 def _kind() -> ChangeType:
-    return ChangeType(
-        typer.prompt(f"Which type? ({', '.join(ChangeType)})", ChangeType.NORMAL.value, value_proc=_kind_of)
-    )
+    question = f"Which type? ({', '.join(ChangeType)})"
+    return ChangeType(typer.prompt(question, ChangeType.NORMAL.value, value_proc=_kind_of))
 
 
 def _kind_of(text: str) -> str:

@@ -136,7 +136,8 @@ def test_two_types_of_one_change(tmp_path: Path) -> None:
 def test_objects_of_no_known_shape_are_no_crash(tmp_path: Path, broken: str) -> None:
     for d in (deployment(), request()):
         odd = copy.deepcopy(d)
-        for value in (None, [], "x"):
+        values: tuple[Any, ...] = (None, [], "x")
+        for value in values:
             odd[broken] = value
             assert linted(tmp_path, odd, stable=deployment())
 
