@@ -513,7 +513,9 @@ def amend(**spec: object) -> Act:
 
 
 RULING = {"uid": "d", "action": "Approve", "by": "alice", "at": "2026-11-23T08:00:00Z", "revision": "5d8f"}
-ANOTHER_TYPE = "was refused: as "
+ENDED = {"phase": "Completed", "endedAt": "2026-11-23T09:00:00Z"}
+CLOSED = {**ENDED, "closedAt": "2026-11-23T10:00:00Z"}
+AS_DECIDED = ", and stays what was decided on"
 REQUESTS = [
     Attack(
         "status",
@@ -604,25 +606,33 @@ REQUESTS = [
     ),
     Attack(
         "request made standard after its approval",
-        ANOTHER_TYPE,
+        AS_DECIDED,
         request_of({"decisions": [RULING]}),
         amend(type="standard"),
         by=("bob",),
         names=CHG,
     ),
     Attack(
-        "type of a request while it runs",
-        ANOTHER_TYPE,
-        request_of({"phase": "Progressing"}),
-        amend(type="standard"),
+        "rollback plan rewritten after the approval",
+        AS_DECIDED,
+        request_of({"decisions": [RULING]}),
+        amend(rollbackPlan="none"),
         by=("bob",),
         names=CHG,
     ),
     Attack(
         "Deployments of a request while it runs",
-        "other Deployments for ",
+        AS_DECIDED,
         request_of({"phase": "Progressing"}),
         amend(deployments=["cart"]),
+        by=("bob",),
+        names=CHG,
+    ),
+    Attack(
+        "description rewritten after the end",
+        AS_DECIDED,
+        request_of(CLOSED),
+        amend(description="a typo"),
         by=("bob",),
         names=CHG,
     ),
@@ -682,8 +692,6 @@ def delete_all_decisions(scene: Scene) -> Answer:
 
 NO_SUCH = "was refused: in namespace "
 MAY_NOT = " may not "
-ENDED = {"phase": "Completed", "endedAt": "2026-11-23T09:00:00Z"}
-CLOSED = {**ENDED, "closedAt": "2026-11-23T10:00:00Z"}
 DECISIONS = [
     Attack("decision before its change exists", NO_SUCH, lambda s: s, before_the_change),
     Attack("decision with an owner that is made up", NO_SUCH, lambda s: s, with_a_made_up_owner),

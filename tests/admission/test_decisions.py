@@ -153,3 +153,11 @@ def test_among_many_changes_the_right_one_is_asked(cluster: Bed) -> None:
     assert scene.attacker.create("changedecisions", scene.decision()).ok
     wrong = scene.attacker.create("changedecisions", decision(uid=scene.uid(), change="CHG-20261123-007"))
     assert "there is no CHG-20261123-007" in wrong.message
+
+
+def test_a_request_is_amended_by_its_requester_until_it_is_approved(cluster: Bed) -> None:
+    refused = {"uid": "d", "action": "Approve", "by": "x", "at": "2026-11-23T08:00:00Z", "refusal": "NotAuthorized: x"}
+    scene = Scene(cluster).asked(status={"decisions": [refused]})
+    for spec in ({"type": "standard"}, {"rollbackPlan": "automatic"}, {"deployments": ["shop"]}):
+        answer = scene.bob.patch("changerequests", CHG, {"spec": spec})
+        assert answer.ok, answer
