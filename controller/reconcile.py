@@ -270,26 +270,38 @@ class Reconciler:
         self, change: Change, before: State, observation: Observation, policy: Policy, now: datetime
     ) -> timedelta | None:
         after = decide(before, observation, policy, now)
-        intent = plan(after, observation)
+        intents = plan(after, observation)
         turning_back = after.phase is Phase.ROLLING_BACK and before.phase is not Phase.ROLLING_BACK
         # On the way back no write waits for its record; forward, what is not recorded is not written.
         first = turning_back or (after.phase is Phase.ROLLING_BACK and not worth_committing(before, after))
-        wrote = False
+        written: Intent | None = None
+        refused: PermanentError | None = None
         if first:
-            wrote = await self._apply(intent, observation, verdict_at=now if turning_back else None)
-            if intent:
-                key = (change.namespace, change.name)
-                self._unrecorded[key] = (*self._unrecorded.get(key, ()), intent)
+            try:
+                written = await self._apply(intents, observation, verdict_at=now if turning_back else None)
+            except PermanentError as error:
+                refused = error  # it goes back all the same, and status says what is in the way
+            self._record(change, written)
         if not change.finalizer and not change.deleting and not after.phase.terminal:
             self._may_write()
             await self._writes.finalizer(change, present=True)
             return SOON
-        after = await self._commit(change, before, after, observation, now, None if first else intent)
+        planned = None if first else next(iter(intents), None)
+        after = await self._commit(change, before, after, observation, now, planned)
+        if refused:
+            raise refused
         if not first:
-            wrote = await self._apply(intent, observation)
+            written = await self._apply(intents, observation)
+            self._record(change, written if written is not planned else None)
         moved = (before.phase, before.stage, before.step) != (after.phase, after.stage, after.step)
         judged = after.reason == "Judged"
-        return SOON if wrote or moved or judged else _look_again(after, policy, now)
+        return SOON if written or moved or judged else _look_again(after, policy, now)
+
+    def _record(self, change: Change, written: Intent | None) -> None:
+        """With the next commit."""
+        if written:
+            key = (change.namespace, change.name)
+            self._unrecorded[key] = (*self._unrecorded.get(key, ()), written)
 
     async def _commit(
         self,
@@ -319,20 +331,32 @@ class Reconciler:
         self._reports.decision(change, before, after, observation)
         return after
 
-    async def _apply(self, intent: Intent | None, observation: Observation, verdict_at: datetime | None = None) -> bool:
-        if intent is None:
-            return False
-        self._may_write()
+    async def _apply(
+        self, intents: Sequence[Intent], observation: Observation, verdict_at: datetime | None = None
+    ) -> Intent | None:
+        """The one of them that was made; PermanentError when there are any, and all are refused."""
         key = (observation.change.namespace, observation.change.name)
-        try:
-            await self._writes.apply(intent, observation)
-        except PermanentError as error:
-            self._refused[key] = f"{_reason(error)}: {error.message}"[:400]
-            raise
+        refused: PermanentError | None = None
+        written: Intent | None = None
+        for intent in intents:
+            self._may_write()
+            try:
+                await self._writes.apply(intent, observation)
+            except PermanentError as error:
+                refused = refused or error
+            else:
+                written = intent
+                break
         self._refused.pop(key, None)
-        took = self._now() - verdict_at if verdict_at else None
-        self._reports.write(observation.change, type(intent).__name__, f"{intent.target.name}", after_verdict=took)
-        return True
+        if refused:
+            self._refused[key] = f"{_reason(refused)}: {refused.message}"[:400]
+            if written is None:
+                raise refused
+        if written:
+            took = self._now() - verdict_at if verdict_at else None
+            kind = type(written).__name__
+            self._reports.write(observation.change, kind, f"{written.target.name}", after_verdict=took)
+        return written
 
     def _newest(self, known: Known) -> tuple[Change, State]:
         """What we committed ourselves, as long as the cache has not caught up with it."""
@@ -469,7 +493,10 @@ WARNINGS = frozenset(
         "RejectedRevision",
         "ReviewOverdue",
         "RouteLost",
+        "RouteStuck",
+        "ScaledToZero",
         "ServiceWithoutPods",
+        "StableNotReady",
         "TwoActiveReplicaSets",
         "TypeDiffers",
         "UnexpectedSeries",

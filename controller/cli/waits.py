@@ -111,6 +111,9 @@ TURNS: Mapping[str, Turn] = {
     "NoReferenceGrant": by_requester("kubectl apply -f FILE  # a ReferenceGrant in the Service's namespace"),
     "RouteNotAccepted": by_requester("kubectl get httproutes,grpcroutes -n {namespace} -o yaml  # see status.parents"),
     "RouteLost": by_requester("kubectl apply -f FILE  # the route, as it was"),
+    "RouteStuck": by_sre("kubectl get httproutes,grpcroutes -n {namespace} -o yaml  # see status.parents"),
+    "ScaledToZero": by_requester("kubectl scale {deployment} --replicas=NUMBER"),
+    "StableNotReady": by_requester("kubectl describe {deployment}"),
     # What Serin stands on
     "AdmissionMissing": by_sre(INSTALL_POLICIES),
     "NotHeld": by_sre(INSTALL_POLICIES),
@@ -147,12 +150,13 @@ TURNS: Mapping[str, Turn] = {
     "Draining": by_serin(),
     "CleaningUp": by_serin(),
 }
-"""By reason. In a rollback it is always Serin's turn, whatever the reason."""
+"""By reason. In a rollback it is Serin's turn whatever the cause was, but for what hinders the rollback itself."""
+HINDERING = ("PermissionDenied", "RouteStuck", "StableNotReady")
 
 
 def turn_of(state: State) -> Turn:
     """Of a reason that is not in the table, Serin's own: the message says what it is."""
-    if state.phase is Phase.ROLLING_BACK:
+    if state.phase is Phase.ROLLING_BACK and state.reason not in HINDERING:
         return by_serin()
     stays = any(warning.startswith("CannotGoBack: ") for warning in state.warnings)
     return TURNS.get("CannotGoBack" if stays else state.reason, by_serin())
@@ -252,7 +256,7 @@ def _until(change: Change, state: State, policy: Policy) -> tuple[datetime | Non
     if state.phase is Phase.PROMOTING and state.stage is Stage.ROLL:
         if state.settled_at:
             return state.settled_at + policy.steps[-1].bake, "completed"
-        return state.entered_at + policy.health.progress_deadline, "given up, ProgressDeadline"
+        return (state.progressed_at or state.entered_at) + policy.health.progress_deadline, "given up, ProgressDeadline"
     return None, ""
 
 
@@ -260,7 +264,7 @@ def _until_the_next_step(state: State, policy: Policy, entered_at: datetime) -> 
     if state.no_data_since:
         return state.no_data_since + policy.no_data_deadline, "back to stable, Inconclusive"
     if state.settled_at is None:
-        return entered_at + policy.health.progress_deadline, "given up, ProgressDeadline"
+        return (state.progressed_at or entered_at) + policy.health.progress_deadline, "given up, ProgressDeadline"
     bake = policy.step(state.step).bake
     if state.reason == "OverLimit":
         return _breached_at(state, policy), "back to stable, if no good sample comes before"

@@ -197,10 +197,11 @@ def canary_lost(state: State, observation: Observation, policy: Policy, now: dat
 
 
 def progress_deadline(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
-    """New pods that were asked for are not there in time."""
-    if state.settled_at or not state.entered_at or state.stage not in (None, Stage.ROLL):
+    """New pods that were asked for do not come, and have not come any nearer for too long."""
+    since = state.progressed_at
+    if not since:
         return None
-    overdue = now - state.entered_at >= policy.health.progress_deadline
+    overdue = now - since >= policy.health.progress_deadline
     for target, seen in targets(state, observation):
         missing = (
             not rolled(target, seen)
@@ -210,10 +211,18 @@ def progress_deadline(state: State, observation: Observation, policy: Policy, no
         workload = seen.deployment if state.promoted else seen.canary.deployment
         why = workload.failure if workload else ""
         if missing and (overdue or (state.promoted and why.startswith("ProgressDeadlineExceeded"))):
-            after = format_duration(now - state.entered_at)
-            message = f"{target.name}: not all new pods are ready after {after}{': ' + why if why else ''}"
+            lasted = format_duration(now - since)
+            message = f"{target.name}: no further new pod is ready for {lasted}{': ' + why if why else ''}"
             return Finding("ProgressDeadline", message, rejected=True)
     return None
+
+
+def route_deadline(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """The pods are there, but no route leads to them, or its gateway does not take it."""
+    since, pending = state.progressed_at, route_pending(state, observation, policy, now)
+    if not since or not pending or now - since < policy.health.progress_deadline:
+        return None
+    return replace(pending, message=f"{pending.message}, for {format_duration(now - since)}")
 
 
 def p0_incident(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
@@ -519,13 +528,24 @@ def no_pass(state: State, observation: Observation, policy: Policy, now: datetim
 
 
 def rolled(target: Target, seen: Seen) -> bool:
-    """The Deployment runs the new revision alone, ready, and can take what the canary carries."""
+    """The Deployment runs one revision alone, ready, at the size that its owner wants."""
     d = seen.deployment
     if d is None or d.paused or not d.observed:
         return False
-    return d.updated == d.replicas == d.total and d.ready >= max(
-        d.replicas, seen.canary.ready if target.strategy is Strategy.CANARY else 0
-    )
+    return d.updated == d.replicas == d.total and d.ready >= d.replicas
+
+
+def takes_over(state: State, target: Target, seen: Seen, policy: Policy, now: datetime) -> bool:
+    """The Deployment is rolled out, and its ready pods, behind its Services, are as many as carry the traffic now.
+
+    After a bounded wait fewer do, for its owner may have scaled it down; but never none.
+    """
+    d = seen.deployment
+    if d is None or not (rolled(target, seen) and served(target, seen)):
+        return False
+    since = state.progressed_at
+    waited = state.settled_at is not None or (since is not None and now - since >= policy.capacity_wait_max)
+    return target.strategy is Strategy.NATIVE or (d.ready > 0 and (d.ready >= seen.canary.ready or waited))
 
 
 DATA_PLANE_LAG = timedelta(seconds=3)
@@ -558,12 +578,41 @@ def stable_alone(target: Target, seen: Seen) -> bool:
     return not any(rs.replicas or rs.ready for rs in others) and served(target, seen)
 
 
+def stable_not_ready(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """Stable has no ready pod to go back to; a Deployment that its owner deleted is another matter."""
+    if not state.entered_at or now - state.entered_at < policy.capacity_wait_max:
+        return None
+    for target, seen in targets(state, observation):
+        d = seen.deployment
+        if d and not recovered(state, target, seen):
+            why = "it is scaled to 0" if d.replicas == 0 else d.failure or "see its pods"
+            ways = f"or delete the ChangeRequest: {format_duration(policy.health.progress_deadline)} after the rollback"
+            message = f"stable pods of {target.name} are not ready: {why}; the canary carries its share on; mend that,"
+            return Finding("StableNotReady", f"{message} {ways} began, it ends without them")
+    return None
+
+
+def route_stuck(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """Routes that were to return the traffic long ago."""
+    if not state.entered_at or now - state.entered_at < policy.capacity_wait_max:
+        return None
+    routes = (route for _, seen in targets(state, observation) for route in seen.routes)
+    stuck = ", ".join(route.key for route in routes if route.weight != 0 or not route.accepted)
+    if not stuck:
+        return None
+    message = f"{stuck} not accepted without weight for the canary since {state.entered_at:%H:%M:%S} UTC"
+    return Finding("RouteStuck", f"{message}: see status.parents, and whether the gateway runs")
+
+
 def rolling(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
     if state.stage is not Stage.ROLL:
         return None
     for target, seen in targets(state, observation):
         d = seen.deployment
-        if d and not (rolled(target, seen) and served(target, seen)):
+        if d and not takes_over(state, target, seen, policy, now):
+            if d.replicas == 0:
+                way_on = "scale it up again: the canary carries the traffic until it has pods"
+                return Finding("ScaledToZero", f"Deployment {d.name} has 0 replicas; {way_on}")
             why = f": {d.failure}" if d.failure else ""
             return Finding("Rolling", f"{d.updated} of {d.replicas} pods of {d.name} replaced, {d.ready} ready{why}")
     if state.settled_at is None or now - state.settled_at < DATA_PLANE_LAG:

@@ -101,6 +101,8 @@ def enter(
         message=message,
         entered_at=now,
         settled_at=None,
+        progress=0,
+        progressed_at=None,
         no_data_since=None,
         weighted_at=state.weighted_at or (now if stage is Stage.ROLL else None),
         ended_at=now if phase.terminal else None,
@@ -230,10 +232,18 @@ def promotion(state: State, observation: Observation, policy: Policy, now: datet
 
 
 def rolling_back(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
+    after = _towards_stable(state, observation, policy, now)
+    # A refused write never keeps the rest from going back; what it holds up says so.
+    refused = checks.write_refused(state, observation, policy, now) if after.stage is state.stage else None
+    return replace(after, reason=refused.reason, message=refused.message) if refused else after
+
+
+def _towards_stable(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
     if state.stage is Stage.RECOVER:
         if pending := _still_away(state, observation, policy, now):
             message = f"waiting for ready pods of {pending} behind its Service; the canary carries its share until then"
-            return replace(state, reason=state.cause, message=message)
+            finding = checks.stable_not_ready(state, observation, policy, now) or Finding(state.cause, message)
+            return replace(state, reason=finding.reason, message=finding.message)
         message = "the traffic returns to stable"
         return enter(state, Phase.ROLLING_BACK, now, state.cause, message, stage=Stage.RETURN, weight=0)
     return _wind_up(state, observation, policy, now, f"back at stable: {state.cause}")
@@ -242,10 +252,11 @@ def rolling_back(state: State, observation: Observation, policy: Policy, now: da
 def _still_away(state: State, observation: Observation, policy: Policy, now: datetime) -> str:
     """The Deployment whose stable pods the traffic has to wait for."""
     found = targets(state, observation)
-    return next((target.name for target, seen in found if _awaited(state, target, seen, policy, now)), "")
+    deleting = observation.change.deleting
+    return next((t.name for t, seen in found if _awaited(state, t, seen, policy, now, deleting=deleting)), "")
 
 
-def _awaited(state: State, target: Target, seen: Seen, policy: Policy, now: datetime) -> bool:
+def _awaited(state: State, target: Target, seen: Seen, policy: Policy, now: datetime, *, deleting: bool) -> bool:
     """Bounded, but for stable without any ready pod: then the canary is the only version that serves.
 
     A Deployment that its owner deleted is not waited for, but for a moment in which it may be created anew; its
@@ -259,6 +270,8 @@ def _awaited(state: State, target: Target, seen: Seen, policy: Policy, now: date
         return bool(seen.canary.ready) and not taken_in and waited < bound
     if recovered(state, target, seen):
         return state.promoted and not taken_in and waited < policy.capacity_wait_max
+    if deleting and waited >= policy.health.progress_deadline:
+        return False  # whoever deletes the ChangeRequest now wants it to end without stable pods
     some = any(rs.ready for rs in seen.replica_sets if rs.revision == target.stable_revision)
     enough = some and (not state.promoted or stable_alone(target, seen))
     return waited < policy.capacity_wait_max or not enough
@@ -269,11 +282,16 @@ def _wind_up(state: State, observation: Observation, policy: Policy, now: dateti
     assert state.entered_at is not None
     seen_all = [seen for _, seen in targets(state, observation)]
     if state.stage is Stage.RETURN:
-        if all(route.weight == 0 and route.accepted for seen in seen_all for route in seen.routes):
+        routes = [route for seen in seen_all for route in seen.routes]
+        # Whoever deletes the ChangeRequest of a gateway that will not answer wants it to end without.
+        unheard = observation.change.deleting and now - state.entered_at >= policy.health.progress_deadline
+        if all(route.weight == 0 and (route.accepted or unheard) for route in routes):
             return enter(
                 state, state.phase, now, "Draining", "the canary's last requests end", stage=Stage.DRAIN, weight=0
             )
-        return replace(state, message="waiting for the routes to be accepted without weight for the canary")
+        message = "waiting for the routes to be accepted without weight for the canary"
+        finding = checks.route_stuck(state, observation, policy, now) or Finding(state.reason, message)
+        return replace(state, reason=finding.reason, message=finding.message)
     if state.stage is Stage.DRAIN:
         gone = any(seen.deployment is None for seen in seen_all)
         longest = min(policy.drain_max, CREATED_ANEW_WITHIN) if gone else policy.drain_max
@@ -308,7 +326,7 @@ def _still(measured: Measurements, target: str, since: datetime) -> bool:
 def _leftovers(state: State, target: Target, seen: Seen) -> bool:
     locked = seen.deployment is not None and seen.deployment.held in (Held.RUNNING, Held.PROMOTING, Held.RESTORING)
     parts = seen.canary.deployment or seen.canary.services or seen.canary.companions
-    return clean_up(state, target, seen) is not None or locked or bool(parts)
+    return any(clean_up(state, target, seen)) or locked or bool(parts)
 
 
 RULES = {
@@ -352,6 +370,7 @@ RULES = {
             checks.error_rate,
             checks.slo_burn,
             checks.progress_deadline,
+            checks.route_deadline,
             checks.route_conflict,
             checks.inconclusive,
             gates.closed_on,

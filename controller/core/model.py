@@ -335,6 +335,10 @@ class State:
     """When this phase, stage or step began."""
     settled_at: datetime | None = None
     """When the cluster had reached this step's target: its dwell counts from here."""
+    progress: int = 0
+    """How far the new pods of this step or stage have come: the deadline for them counts from the last progress."""
+    progressed_at: datetime | None = None
+    """When they came that far, or were asked for; None while all are there."""
     ended_at: datetime | None = None
     no_data_since: datetime | None = None
     low_evidence: bool = False

@@ -1,4 +1,4 @@
-"""From the committed state and the cluster as it is: the one next write towards it, or None. Pure.
+"""From the committed state and the cluster as it is: the next write towards it. Pure.
 
 Every write is absolute and may be repeated. The order is the safety. Raising: capacity, then traffic; lowering:
 traffic, drain, then capacity.
@@ -137,9 +137,17 @@ class RunJob(Intent):
     run: JobRun
 
 
-def plan(state: State, observation: Observation) -> Intent | None:
-    writes = (write for target, seen in targets(state, observation) for write in _writes(state, target, seen))
-    return next(writes, None) or next(_jobs(state), None)
+def plan(state: State, observation: Observation) -> tuple[Intent, ...]:
+    """What may be written now, the most urgent first; one of them is, the first that the API server does not refuse.
+
+    On the way back each Deployment goes by itself; and returning traffic and cleaning up, each route and object: none
+    waits for another one that cannot be written. Everything else is written in its order.
+    """
+    lacking = [list(_writes(state, target, seen)) for target, seen in targets(state, observation)]
+    if state.stage in (Stage.RETURN, Stage.CLEAN) or (state.stage is Stage.RECOVER and not state.promoted):
+        return tuple(write for writes in lacking for write in writes)
+    firsts = tuple(writes[0] for writes in lacking if writes)
+    return firsts if state.phase is Phase.ROLLING_BACK else (firsts or tuple(_jobs(state)))[:1]
 
 
 def _jobs(state: State) -> Iterator[Intent]:
@@ -170,8 +178,7 @@ def _writes(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
         case _, Stage.RETURN:
             yield from _return(target, seen)
         case _, Stage.CLEAN:
-            if intent := clean_up(state, target, seen):
-                yield intent
+            yield from clean_up(state, target, seen)
 
 
 def _hold(target: Target, seen: Seen) -> Iterator[Intent]:
@@ -269,22 +276,23 @@ def _return(target: Target, seen: Seen) -> Iterator[Intent]:
             yield Shift(target, route.key, 0)
 
 
-def clean_up(state: State, target: Target, seen: Seen) -> Intent | None:
-    """What is still to be removed or put back at the end; None when nothing of ours is left of this Deployment."""
-    if named := next((route.key for route in seen.routes if not route.intact), ""):
-        return PutBack(target, named)
+def clean_up(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
+    """What is still to be removed or put back at the end; nothing when nothing of ours is left of this Deployment."""
+    named = [route.key for route in seen.routes if not route.intact]
+    yield from (PutBack(target, key) for key in named)
+    if named:
+        return
     if seen.canary.deployment:
-        return DeleteCanary(target, "Deployment", target.canary)
+        yield DeleteCanary(target, "Deployment", target.canary)
+        return
     if seen.canary.ready == 0:
-        for service in seen.canary.services:
-            return DeleteCanary(target, "Service", service)
-        for companion in seen.canary.companions:
-            kind, name = companion.split("/", 1)
-            return DeleteCanary(target, kind, name)
+        yield from (DeleteCanary(target, "Service", service) for service in seen.canary.services)
+        yield from (DeleteCanary(target, *companion.split("/", 1)) for companion in seen.canary.companions)
     floor, scaler = target.floor, seen.autoscaler
     if floor and scaler and scaler.name == floor.name and scaler.min_replicas != floor.min_replicas:
-        return SetFloor(target, floor.name, floor.min_replicas)
-    return _settle_deployment(state, target, seen) if seen.deployment else None
+        yield SetFloor(target, floor.name, floor.min_replicas)
+    if seen.deployment and (intent := _settle_deployment(state, target, seen)):
+        yield intent
 
 
 def _settle_deployment(state: State, target: Target, seen: Seen) -> Intent | None:
@@ -308,5 +316,6 @@ def _settle_deployment(state: State, target: Target, seen: Seen) -> Intent | Non
     if d.revision == target.stable_revision and d.held:
         if "serin" in d.template_owners:
             return DisownTemplate(target, d)
-        return Release(target, d) if d.paused or rolled(target, seen) else None
+        # Not in the middle of its way back to stable, unless that is stuck: another template mends it then.
+        return Release(target, d) if d.paused or d.failure or rolled(target, seen) else None
     return Mark(target, d, Held.WAITING) if d.held and d.held != Held.WAITING else None

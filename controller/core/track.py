@@ -9,7 +9,7 @@ from datetime import datetime
 
 from controller.core import gates, jobs
 from controller.core.change import REQUESTED_BY
-from controller.core.checks import has_capacity, ours, recovered, rolled, route_pending, served, targets, too_few_ready
+from controller.core.checks import has_capacity, ours, recovered, route_pending, takes_over, targets, too_few_ready
 from controller.core.decisions import take_in
 from controller.core.diff import differences, for_record, images
 from controller.core.form import forward_only
@@ -43,6 +43,7 @@ def track(state: State, observation: Observation, policy: Policy, now: datetime)
         settled_at=_settled_at(state, observation, policy, now),
         weighted_at=_weighted_at(state, observation, now),
     )
+    state = _progressed(state, observation, policy, now)
     # Once the traffic has gone back there is nothing to judge: the evidence stays as it was.
     exposed = state.phase is Phase.PROGRESSING or (state.phase is Phase.PROMOTING and state.stage is Stage.ROLL)
     return judge(state, observation, policy, now) if exposed else state
@@ -191,12 +192,40 @@ def _settled_at(state: State, observation: Observation, policy: Policy, now: dat
         return state.settled_at or (now if ready else None)
     if state.stage is Stage.ROLL:
         # A pod that is evicted later does not start the watch anew.
-        done = all(rolled(t, seen) and served(t, seen) for t, seen in targets(state, observation))
+        done = all(takes_over(state, t, seen, policy, now) for t, seen in targets(state, observation))
         return state.settled_at or (now if done else None)
     if state.stage is Stage.RECOVER:
         back = all(recovered(state, t, seen) for t, seen in targets(state, observation))
         return (state.settled_at or now) if back else None
     return None
+
+
+def _progressed(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
+    """Progress as Kubernetes counts it: one more new pod, one more of them ready, one fewer of the others.
+
+    One more that is wanted has a time of its own, and where none is wanted, none is late.
+    """
+    found = list(targets(state, observation))
+    arrived = (
+        state.settled_at is not None
+        if state.stage is None
+        else state.stage is not Stage.ROLL or all(takes_over(state, t, seen, policy, now) for t, seen in found)
+    )
+    if arrived:
+        return replace(state, progress=0, progressed_at=None)
+    reached = sum(_reached(state, target, seen) for target, seen in found)
+    wanted = all(seen.deployment is None or seen.deployment.replicas for _, seen in found)
+    if state.progressed_at and reached <= state.progress and wanted:
+        return state
+    return replace(state, progress=reached, progressed_at=now)
+
+
+def _reached(state: State, target: Target, seen: Seen) -> int:
+    if state.stage is None:
+        return seen.canary.ready + sum(seen.canary.endpoints.values())
+    d = seen.deployment
+    ready = sum(rs.ready for rs in seen.replica_sets if rs.revision == target.revision)
+    return d.replicas + 2 * d.updated - d.total + ready if d else 0
 
 
 def _weighted_at(state: State, observation: Observation, now: datetime) -> datetime | None:

@@ -126,7 +126,7 @@ def test_a_template_that_is_applied_in_the_last_moment_waits_for_a_change_of_its
     state, world = winding_up(Stage.CLEAN)
     d = replace(world.made("shop", "d", SIZE), revision=revision, held=Held.WAITING.value, paused=True)
     seen = observed(world, d)
-    assert plan(state, seen) is None
+    assert plan(state, seen) == ()
     assert later(state, seen, world.now).phase is Phase.COMPLETED
 
 
@@ -177,14 +177,14 @@ def test_an_idle_replica_set_of_the_held_template_goes_at_size_zero_too() -> Non
     idle = replace(NEWER, replicas=0, ready=0)
     seen = observed(world, d)
     seen = replace(seen, targets={"shop": replace(seen.targets["shop"], replica_sets=(STABLE, idle))})
-    assert isinstance(plan(State(targets=world.state.targets), seen), DeleteReplicaSet)
+    assert isinstance(plan(State(targets=world.state.targets), seen)[0], DeleteReplicaSet)
 
 
 def test_an_autoscaler_of_another_name_is_left_alone() -> None:
     state, world = winding_up(Stage.CLEAN)
     state = replace(state, targets=tuple(replace(t, floor=Floor("ours", 2)) for t in state.targets))
     d = replace(world.made("shop", "d", SIZE), revision="new", held="", paused=False)
-    assert plan(state, observed(world, d, autoscaler=Autoscaler("another", 3, 20))) is None
+    assert plan(state, observed(world, d, autoscaler=Autoscaler("another", 3, 20))) == ()
 
 
 def test_a_first_deployment_whose_group_goes_back_before_it_ran_is_not_left_locked() -> None:
@@ -193,6 +193,6 @@ def test_a_first_deployment_whose_group_goes_back_before_it_ran_is_not_left_lock
         state, targets=tuple(replace(t, stable_revision="", strategy=Strategy.NATIVE) for t in state.targets)
     )
     d = replace(world.made("shop", "d", SIZE), held=Held.RUNNING.value, paused=True)
-    intent = plan(state, observed(world, d))
+    (intent,) = plan(state, observed(world, d))
     assert isinstance(intent, Mark)
     assert intent.held is Held.REJECTED

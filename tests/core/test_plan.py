@@ -4,9 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 from controller.core.model import (
+    Autoscaler,
     CanaryParts,
     Change,
     Deployment,
+    Floor,
     Observation,
     Phase,
     Pod,
@@ -20,7 +22,7 @@ from controller.core.model import (
     Strategy,
     Target,
 )
-from controller.core.plan import Shift, plan
+from controller.core.plan import Mark, PutBack, SetFloor, Shift, plan
 from controller.core.policy import ChangeType
 
 CHANGE = Change("demo", "chg-1", "CHG-20261123-001", ChangeType.NORMAL, "uid", "1")
@@ -90,11 +92,45 @@ def state(phase: Phase, stage: Stage | None, *targets: Target, **fields: Any) ->
 
 def test_what_has_its_stable_pods_goes_back_while_another_one_is_waited_for() -> None:
     waiting = state(Phase.ROLLING_BACK, Stage.RECOVER, target("gone"), target("shop"), weight=50)
-    intent = plan(waiting, observed(gone=seen("gone", deployment=None, replica_sets=()), shop=seen("shop")))
+    (intent,) = plan(waiting, observed(gone=seen("gone", deployment=None, replica_sets=()), shop=seen("shop")))
     assert (isinstance(intent, Shift) and (intent.target.name, intent.weight)) == ("shop", 0)
 
 
 def test_a_deployment_that_was_created_anew_is_not_written() -> None:
     anew = seen("shop", 0, deployment=deployment("shop", uid="anew", held="true"), routes=(), canary=CanaryParts())
     for stage in (Stage.RECOVER, Stage.RETURN, Stage.CLEAN):
-        assert plan(state(Phase.ROLLING_BACK, stage, target("shop"), promoted=True), observed(shop=anew)) is None
+        assert plan(state(Phase.ROLLING_BACK, stage, target("shop"), promoted=True), observed(shop=anew)) == ()
+
+
+def test_on_the_way_back_no_route_and_no_deployment_waits_for_another() -> None:
+    partners = replace(route("shop", 50), key="HTTPRoute/demo/partners")
+    found = observed(shop=seen("shop", routes=(partners, route("shop", 50))), till=seen("till"))
+    both = (target("shop"), target("till"))
+    back = plan(state(Phase.ROLLING_BACK, Stage.RETURN, *both), found)
+    shifts = ["HTTPRoute/demo/partners", "HTTPRoute/demo/shop", "HTTPRoute/demo/till"]
+    assert [i.route for i in back if isinstance(i, Shift) and i.weight == 0] == shifts
+    cleaning = plan(state(Phase.ROLLING_BACK, Stage.CLEAN, *both), found)
+    assert [i.route for i in cleaning if isinstance(i, PutBack)] == shifts
+    assert len(cleaning) == len(shifts), "nothing is deleted that a route still names"
+
+
+def test_forward_there_is_one_write_and_its_order_is_kept() -> None:
+    bare = seen("shop", 0, canary=CanaryParts(), deployment=deployment("shop", held="true"))
+    both = (target("shop"), target("till"))
+    found = observed(shop=bare, till=replace(bare, deployment=deployment("till", held="true")))
+    assert [type(i) for i in plan(state(Phase.PROGRESSING, None, *both, weight=10), found)] == [Mark]
+
+
+def test_a_rejected_replica_set_stays_while_its_deployment_cannot_be_paused() -> None:
+    new = ReplicaSet("shop-new", "new", "1", "new", 2, 2, 2)
+    rolling = deployment("shop", held="promoting", paused=False)
+    both = seen("shop", 100, deployment=rolling, replica_sets=(*seen("shop").replica_sets, new))
+    stopping = plan(state(Phase.ROLLING_BACK, Stage.RECOVER, target("shop"), promoted=True), observed(shop=both))
+    assert [type(i) for i in stopping] == [Mark]
+
+
+def test_an_autoscaler_that_may_not_be_written_does_not_keep_the_deployment_locked() -> None:
+    scaled = seen("shop", None, routes=(), canary=CanaryParts(), autoscaler=Autoscaler("shop", 4, 9))
+    floor = target("shop", floor=Floor("shop", 2))
+    left = plan(state(Phase.ROLLING_BACK, Stage.CLEAN, floor, outcome=Phase.ROLLED_BACK), observed(shop=scaled))
+    assert [type(i) for i in left] == [SetFloor, Mark]

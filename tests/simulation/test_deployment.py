@@ -1,40 +1,17 @@
 """The Deployment itself goes, comes again or changes its size while its change is under way."""
 
-import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from controller.core.model import Phase, Stage, State
-from controller.core.policy import Approval, Policy
-from tests.simulation.test_world import policy
-from tests.simulation.world import BEGIN, SIZE, Trouble, World
+from controller.core.model import Phase, Stage
+from controller.core.policy import Approval
+from tests.simulation.under_way import MINUTE, NORMAL, SECOND, WEIGHTS, at_stage, go_on, play, under_way, until
+from tests.simulation.world import SIZE, Trouble, World
 
-NORMAL = policy("normal")
-SECOND = timedelta(seconds=1)
 NEXT = "CHG-20261123-002"
-WEIGHTS = {"10": 10, "50": 50, "100": 100, "roll": 100}
 MOMENTS = pytest.mark.parametrize("moment", list(WEIGHTS))
-
-
-def play(world: World, time: timedelta = timedelta(hours=3)) -> State:
-    return asyncio.run(world.run(world.now - BEGIN + time))
-
-
-def until(world: World, when: Callable[[World], bool]) -> World:
-    while not when(world):
-        assert not world.state.phase.terminal
-        play(world, SECOND)
-    return world
-
-
-def under_way(moment: str, policy: Policy = NORMAL) -> World:
-    """A healthy change whose canary has carried this share for a moment; `roll`: some pods are replaced."""
-    if moment == "roll":
-        return until(World(policy), lambda w: w.state.stage is Stage.ROLL and 0 < w.ready("new") < SIZE)
-    return until(World(policy), lambda w: w.way.weight == WEIGHTS[moment] and w.state.settled_at is not None)
 
 
 def struck(world: World, **trouble: object) -> World:
@@ -46,13 +23,6 @@ def struck(world: World, **trouble: object) -> World:
 def created_anew(moment: str, template: str, label: str = "") -> World:
     world = under_way(moment)
     return struck(world, created_at=world.since + 4, created_as=template, created_for=label)
-
-
-def go_on(world: World, seconds: int) -> None:
-    """What the other changes do after the first one has ended."""
-    for _ in range(seconds):
-        world.pass_second()
-        asyncio.run(world.settle_down())
 
 
 @MOMENTS
@@ -112,7 +82,7 @@ def test_orphaned_pods_get_the_traffic_back(moment: str) -> None:
 
 
 def test_a_deletion_after_the_change_has_rolled_it_out_completes_it() -> None:
-    world = struck(until(World(NORMAL), lambda w: w.state.stage is Stage.DRAIN))
+    world = struck(at_stage(Stage.DRAIN))
     assert play(world, timedelta(minutes=1)).phase is Phase.COMPLETED
 
 
@@ -121,3 +91,64 @@ def test_a_canary_without_ready_pods_is_not_waited_for() -> None:
     done = play(world)
     back, returned = (next(r.at for r in done.history if r.stage is s) for s in (Stage.RECOVER, Stage.RETURN))
     assert returned - back < timedelta(seconds=3)
+
+
+# --- Its size ---
+
+
+def test_a_deployment_that_is_scaled_to_zero_as_it_rolls_says_so_and_goes_on_when_it_is_scaled_up() -> None:
+    world = under_way("roll")
+    world.trouble = Trouble(scaled_at=0, scaled_to=0)
+    waiting = play(world, 15 * MINUTE)
+    assert (waiting.stage, waiting.reason, world.way.weight) == (Stage.ROLL, "ScaledToZero", 100)
+    world.trouble = Trouble(scaled_at=0, scaled_to=SIZE)
+    assert play(world, timedelta(hours=1)).phase is Phase.COMPLETED
+
+
+def test_one_that_is_scaled_down_as_it_rolls_is_not_waited_for_beyond_what_its_owner_left() -> None:
+    world = under_way("roll")
+    world.trouble = Trouble(scaled_at=0, scaled_to=3)
+    begin = world.now
+    done = play(world, timedelta(hours=1))
+    assert done.phase is Phase.COMPLETED
+    returned = next(r for r in done.history if r.stage is Stage.RETURN)
+    assert timedelta(seconds=30) <= returned.at - begin < 2 * MINUTE, "bounded, but not at once"
+
+
+def test_a_large_deployment_may_take_longer_than_the_deadline_as_long_as_it_gets_on() -> None:
+    world = at_stage(Stage.ROLL)
+    world.trouble = Trouble(roll_every=300)
+    begin = world.now
+    done = play(world)
+    assert done.phase is Phase.COMPLETED
+    assert next(r for r in done.history if r.stage is Stage.RETURN).at - begin > NORMAL.health.progress_deadline
+
+
+def test_one_that_gets_no_further_goes_back_at_the_deadline() -> None:
+    world = at_stage(Stage.ROLL)
+    world.trouble = Trouble(roll_every=300)
+    until(world, lambda w: 0 < w.ready("new") < SIZE)
+    world.trouble = Trouble(roll_every=100_000)
+    begin = world.now
+    back = until(world, lambda w: w.state.phase is Phase.ROLLING_BACK).state
+    assert back.cause == "ProgressDeadline"
+    assert timedelta() <= world.now - begin - NORMAL.health.progress_deadline <= 10 * SECOND
+
+
+# --- Stable does not come back ---
+
+
+def test_without_a_ready_stable_pod_the_canary_serves_on_and_it_is_said_why() -> None:
+    world = until(at_stage(Stage.ROLL), lambda w: not w.own["old"].ready_at)
+    world.own["new"].ready_at.clear()
+    world.trouble = Trouble(scaled_at=0, scaled_to=SIZE, roll_every=100_000, stable_never_ready=True)
+    back = until(world, lambda w: w.state.phase is Phase.ROLLING_BACK)
+    assert back.state.stage is Stage.RECOVER
+    world.trouble = Trouble(stable_never_ready=True)
+    waiting = play(world, 15 * MINUTE)
+    assert (waiting.stage, waiting.reason, world.way.weight) == (Stage.RECOVER, "StableNotReady", 100)
+    assert (world.held, world.paused) == ("restoring", False)
+    world.change = replace(world.change, deleting=True)
+    world.failure = "ProgressDeadlineExceeded: no pods"
+    assert play(world, timedelta(minutes=2)).phase is Phase.ROLLED_BACK
+    assert (world.held, world.paused) == ("", False), "unlocked, for a template that works"

@@ -37,6 +37,7 @@ from controller.core.model import (
     Sample,
     Seen,
     ServicePair,
+    Stage,
     State,
     Verdict,
 )
@@ -104,6 +105,11 @@ class Trouble:
     scaled_at: float | None = None
     """The Deployment gets another size."""
     scaled_to: int = 0
+    stable_never_ready: bool = False
+    """… in new pods: those that were there stay."""
+    routes_lost_at: float | None = None
+    roll_every: int = 1
+    """Seconds between two pairs of pods that the Deployment's own rolling update replaces."""
     ready_after: timedelta = READY_AFTER
     """How long a canary pod takes that is asked for after the first ones."""
 
@@ -188,6 +194,7 @@ class World:
         self.uid, self.label = "d", change.change_id
         self.revision, self.held, self.paused, self.size = "new", Held.WAITING.value, True, SIZE
         self.own = {"old": Pods([BEGIN] * SIZE)}
+        self.failure = ""
         self.scaler: Autoscaler | None = None
         self.canary: Pods | None = None
         self.service = False
@@ -297,6 +304,9 @@ class World:
             self.uid, self.revision, self.held, self.paused = "anew", trouble.created_as, Held.WAITING.value, True
             self.label = trouble.created_for or self.label
             self.tell(f"someone created it anew, as {self.revision}")
+        if self.ways and self.within(trouble.routes_lost_at, None):
+            self.ways = {}
+            self.tell("someone deleted the routes")
         if self.size != trouble.scaled_to and self.within(trouble.scaled_at, None):
             self.size = trouble.scaled_to
             self.tell(f"the Deployment was scaled to {self.size}")
@@ -312,6 +322,8 @@ class World:
             if len(active) == 1:
                 active[0].scale(self.size, self.now)
             return
+        if int(self.since) % self.trouble.roll_every:
+            return
         mine = self.own.setdefault(self.revision, Pods())
         mine.scale(min(self.size, len(mine.ready_at) + 2), self.now)
         missing = self.size - self.ready(self.revision)
@@ -323,6 +335,8 @@ class World:
         pods = self.own.get(revision)
         if pods is None or (revision == "new" and self.trouble.never_ready):
             return 0
+        if revision == "old" and self.trouble.stable_never_ready:
+            return sum(at == BEGIN for at in pods.ready_at)
         return pods.ready(self.now)
 
     def canary_ready(self) -> int:
@@ -434,6 +448,7 @@ class World:
             min_ready_seconds=0,
             annotations={REQUESTED_BY: self.requested_by, TYPE: str(self.change.type or "")},
             labels={},
+            failure=self.failure,
         )
 
     def parts(self) -> CanaryParts:
@@ -575,7 +590,9 @@ class World:
             self.must(approved, "I2: weight only for an approved revision")
             self.must(way.named, "the canary is named before it has weight")
             self.must(self.canary_ready() >= need(SIZE, weight), "I4: capacity, then traffic")
-        if weight < way.weight and self.uid == "d":
+        if weight < way.weight and self.change.deleting and self.state.stage is Stage.RETURN:
+            pass  # a person ended it knowingly
+        elif weight < way.weight and self.uid == "d":
             self.must(up >= min(SIZE, self.size) - 2 and up > 0, "I3: traffic returns to ready pods only")
         elif weight < way.weight and self.canary_ready():
             waited = self.since - (self.trouble.unowned_at or 0)
