@@ -21,6 +21,7 @@ def play(world: World, time: timedelta = timedelta(hours=3)) -> State:
 def until(world: World, when: Callable[[World], bool]) -> World:
     while not when(world):
         assert not world.state.phase.terminal
+        assert world.now - BEGIN < timedelta(hours=4), world.state
         play(world, SECOND)
     return world
 
