@@ -160,7 +160,8 @@ def show(live: Json, change_id: str, what: str, why: str, template: Json) -> Non
     rows = [("deployment", f"{meta['name']} in namespace {meta['namespace']}")]
     rows += [("why", why)] if why else []
     rows += differing(differences(before, template))
-    rows.append(("revision", f"{revision(before)} → {revision(template)}"))
+    old, new = revision(before), revision(template)
+    rows.append(("revision", new if old == new else f"{old} → {new}"))
     out = console()
     out.print(printable(f"{change_id}  {what}", 200), style="bold", markup=False)
     out.print(pairs(rows))

@@ -154,7 +154,7 @@ async def kinds(cluster: Cluster) -> AsyncIterator[Finding]:
 
 
 async def admission(cluster: Cluster) -> AsyncIterator[Finding]:
-    """There, bound, and as strict as they ship."""
+    """There, bound, and those that guard as strict as they ship: others only warn, or write to the audit log."""
     lists: dict[Resource, list[Json]] = {}
     for resource in (MUTATING_POLICIES, MUTATING_BINDINGS, VALIDATING_POLICIES, VALIDATING_BINDINGS):
         lists[resource] = [i for i in await _items(cluster, resource) if i["metadata"]["name"].startswith("serin-")]
@@ -172,11 +172,12 @@ async def admission(cluster: Cluster) -> AsyncIterator[Finding]:
             name = item["metadata"]["name"]
             if name not in bound:
                 yield wrong("admission", f"{resource.kind} {name} is not bound: it does nothing", INSTALL_POLICIES)
-            if item["spec"].get("failurePolicy") != "Fail":
+            if name in REQUIRED_POLICIES[resource] and item["spec"].get("failurePolicy") != "Fail":
                 yield wrong("admission", f"{resource.kind} {name} does not fail closed", INSTALL_POLICIES)
     for item in lists[VALIDATING_BINDINGS]:
-        if "Deny" not in (item["spec"].get("validationActions") or []):
-            yield wrong("admission", f"binding {item['metadata']['name']} does not deny", INSTALL_POLICIES)
+        name = item["metadata"]["name"]
+        if name in REQUIRED_POLICIES[VALIDATING_BINDINGS] and "Deny" not in item["spec"].get("validationActions", ()):
+            yield wrong("admission", f"binding {name} does not deny", INSTALL_POLICIES)
     if not missing:
         count = sum(len(lists[kind]) for kind in (MUTATING_POLICIES, VALIDATING_POLICIES))
         yield ok("admission", f"{count} policies are there and bound")

@@ -97,7 +97,11 @@ def explanation(
 
 def _who(state: State, wait: Wait, who: Sequence[str]) -> str:
     """Without those who asked for the change, where it is not theirs to decide."""
+    if not wait.verb:
+        return ""
     others = [name for name in who if name not in state.requesters or wait.verb in ("rollback", "pause")]
+    if not others:
+        return "not to be seen with your rights; kubectl get rolebindings,clusterrolebindings -A shows who has the role"
     rest = f" and {len(others) - WHO_MOST} more" if len(others) > WHO_MOST else ""
     return ", ".join(others[:WHO_MOST]) + rest
 
@@ -315,18 +319,18 @@ def _outcome(state: State, now: datetime) -> Table:
 
 
 def _limits(change: Change, state: State, policy: Policy, now: datetime) -> Table:
-    """What would roll it back, and how near it is to that."""
+    """What would roll it back, or hold it where it cannot go back, and how near it is to that."""
     table = _pairs()
+    comes, goes_back = ("held", "held") if state.forward_only else ("back to stable", "back")
     for i, text in enumerate(limits(change, policy)):
-        table.add_row("back to stable" if i == 0 else "", _text(f"{'if' if i == 0 else 'or'} {text}"))
+        table.add_row(comes if i == 0 else "", _text(f"{'if' if i == 0 else 'or'} {text}"))
     sustained = {rule.name: rule.sustained for rule in policy.rules}
     for breach in state.breaches:
         if breach.last_bad and breach.last_at and breach.rule in sustained:
             left = breach.last_at + sustained[breach.rule] - breach.bad_for
             lasted = f"{length(breach.bad_for)} of {length(sustained[breach.rule])}"
-            text = (
-                f"{breach.rule} of {breach.target} for {lasted}: back at {clock(left, now)} unless a good sample comes"
-            )
+            then = f"{goes_back} at {clock(left, now)} unless a good sample comes"
+            text = f"{breach.rule} of {breach.target} for {lasted}: {then}"
             table.add_row(Text("breach", "red"), _text(text, "red"))
     return table
 

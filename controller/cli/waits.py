@@ -54,7 +54,8 @@ def by_sre(command: str) -> Turn:
 
 
 def gate(command: str, verb: str, *, held: bool = False) -> Turn:
-    return Turn(APPROVER, f"kubectl serin {command} {{change}}", verb, held)
+    whose = APPROVER if verb == "approve" else f"theirs who may {verb} it"
+    return Turn(whose, f"kubectl serin {command} {{change}}", verb, held)
 
 
 NEW_ID = f"kubectl label {{deployment}} {CHANGE_LABEL}=$(kubectl serin new-id) --overwrite"
