@@ -3,8 +3,9 @@
 import json
 from collections.abc import Iterator
 
+from controller.core import proof
 from testbed.bed import Bed
-from tests.admission.cluster import ID, REVISION, Object, Scene, wait_for
+from tests.admission.cluster import CHG, ID, REVISION, SERIN, Object, Scene, wait_for
 
 REFUSED = "validation.policy.admission.k8s.io/validation_failure"
 
@@ -43,3 +44,15 @@ def test_a_refusal_is_in_the_audit_log_with_its_reason(cluster: Bed) -> None:
     assert event["user"]["username"] == "carol"
     assert event["sourceIPs"]
     assert "serin: un-pausing was refused: CHG-20261123-001" in json.loads(text)[0]["message"]
+
+
+def test_the_head_of_a_chain_is_in_the_audit_log_as_an_anchor(cluster: Bed) -> None:
+    scene = Scene(cluster).asked()
+    assert not list(events(scene, proof.ANNOTATION))
+    patch = {"status": {"audit": {"seq": 7, "hash": "c0ffee"}}}
+    assert scene.serin.patch("changerequests", CHG, patch, sub="status").ok
+    event, _ = the_one(scene, proof.ANNOTATION)
+    assert proof.anchors_of([json.dumps(event)]) == [proof.Anchor(ID, scene.namespace, scene.uid(), 7, "c0ffee")]
+    assert event["impersonatedUser"]["username"] == SERIN
+    assert scene.serin.patch("changerequests", CHG, {"status": {"weight": 10}}, sub="status").ok
+    assert len(list(events(scene, proof.ANNOTATION))) == 1, "the chain has not moved on"

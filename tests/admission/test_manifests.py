@@ -11,7 +11,7 @@ from tests.admission.test_controls import SHIPPED
 RBAC: list[Object] = list(yaml.safe_load_all((REPOSITORY / "manifests" / "rbac.yaml").read_text()))
 OF_DECISIONS = "changedecisions"
 TELLING = ("serin-tell", "serin-tell-mistakes")
-ANCHORS = ("serin-audit-decisions", "serin-audit-changes")
+ANCHORS = ("serin-audit-decisions", "serin-audit")
 POLICIES = [each for each in SHIPPED if each["kind"].endswith("Policy")]
 NOT_SERIN = {"name": "not-serin", "expression": f"request.userInfo.username != '{SERIN}'"}
 RIGHTS = 61
@@ -42,7 +42,7 @@ def test_every_policy_knows_the_controller_by_the_same_condition(policy: Object)
 def test_every_policy_fails_closed_and_is_bound(policy: Object) -> None:
     """What only tells or notes something must not stand in the way of it, above all not of a rollback."""
     name = policy["metadata"]["name"]
-    only_says = (*TELLING, "serin-audit-changes")
+    only_says = (*TELLING, "serin-audit")
     assert policy["spec"]["failurePolicy"] == ("Ignore" if name in only_says else "Fail")
     (binding,) = [
         each["spec"] for each in SHIPPED if each["kind"].endswith("Binding") and each["spec"]["policyName"] == name
