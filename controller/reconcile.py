@@ -17,7 +17,7 @@ from controller.core import audit
 from controller.core.change import check_id
 from controller.core.decide import decide, recheck_after, worth_committing
 from controller.core.form import merge
-from controller.core.intake import Ask, LetGo, Record, Rehold, intake, refused_name
+from controller.core.intake import Ask, LeaveAlone, LetGo, Record, Rehold, intake, refused_name
 from controller.core.model import Change, Deployment, Held, Measurements, Observation, Phase, Receipt, Ruling, State
 from controller.core.notices import Route, next_deadline, tell
 from controller.core.plan import Intent, plan
@@ -158,7 +158,12 @@ class Reconciler:
             self._account(ask)
         wanted = intake(ask, self._now().date()) if ask else None
         refused = refused_name(name)
-        if self._reads.known(namespace, refused) and not (isinstance(wanted, Record) and wanted.name == refused):
+        left_alone = isinstance(wanted, LeaveAlone)
+        if (
+            self._reads.known(namespace, refused)
+            and not left_alone
+            and not (isinstance(wanted, Record) and wanted.name == refused)
+        ):
             self._may_write()
             await self._writes.forget(namespace, refused)
         if ask is None or wanted is None:
@@ -187,6 +192,10 @@ class Reconciler:
                     "the template is one that runs already: released without a change",
                     warning=False,
                 )
+            case LeaveAlone():
+                log.error("left_alone", namespace=namespace, workload=name, message=wanted.message)
+                self._tell(_deployment_ref(d), "UnknownStatus", wanted.message, warning=True)
+                return timedelta(minutes=5)
             case Rehold():
                 await self._writes.mark(d, Held.WAITING)
                 log.info("held_again", namespace=namespace, workload=name, revision=d.revision)
@@ -195,6 +204,8 @@ class Reconciler:
     def _account(self, ask: Ask) -> None:
         """Say aloud which ReplicaSets no change accounts for, each once."""
         d = ask.deployment
+        if any(other.unreadable for _, other in ask.changes):
+            return
         found = unmanaged(d, ask.replica_sets, (other for _, other in ask.changes))
         self._reports.unmanaged(d.namespace, d.name, len(found))
         for rs in found:

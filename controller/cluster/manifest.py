@@ -162,7 +162,11 @@ def ready_endpoints(raw: Json) -> frozenset[str]:
 
 def autoscaler(raw: Json) -> Autoscaler:
     spec = raw["spec"]
-    return Autoscaler(raw["metadata"]["name"], int(spec.get("minReplicas") or 1), int(spec["maxReplicas"]))
+    ours = any(
+        entry.get("manager") == MANAGER and "f:minReplicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+        for entry in raw["metadata"].get("managedFields") or []
+    )
+    return Autoscaler(raw["metadata"]["name"], int(spec.get("minReplicas") or 1), int(spec["maxReplicas"]), ours)
 
 
 def change(raw: Json) -> tuple[Change, State]:

@@ -88,7 +88,7 @@ class Known:
 
     @property
     def other(self) -> Other:
-        return Other.of(self.change, self.state)
+        return replace(Other.of(self.change, self.state), unreadable=self.unreadable)
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ class Cluster:
         return Ask(
             deployment=d,
             replica_sets=await self._replica_sets(d),
-            changes=[(k.change, k.other) for k in known if k.change.namespace == namespace and not k.unreadable],
+            changes=[(k.change, k.other) for k in known if k.change.namespace == namespace],
             taken_ids=[k.change.change_id for k in known],
         )
 

@@ -180,7 +180,7 @@ def too_few_ready(state: State, target: Target, seen: Seen) -> bool:
         return False
     if target.strategy is Strategy.CANARY:
         leaving, weight = sum(pod.leaving for pod in seen.canary.pods), carried(state, seen)
-        return weight > 0 and seen.canary.ready + leaving < need(target.replicas, weight)
+        return weight > 0 and seen.canary.ready + leaving < need(target.judged or target.replicas, weight)
     d = seen.deployment
     if d is None or state.settled_at is None:
         return False
@@ -315,6 +315,8 @@ def duplicate_id(state: State, observation: Observation, policy: Policy, now: da
 
 def another_active(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
     for other in observation.others:
+        if other.unreadable and other.namespace == observation.change.namespace:
+            return Finding("UnknownStatus", f"{other.change_id} may be under way: {other.unreadable}")
         shared = (t for t in state.targets if t.name in other.revisions and not other.leaves(t.name, t.uid))
         if other.namespace == observation.change.namespace and other.active and any(shared):
             return Finding(

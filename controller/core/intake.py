@@ -42,6 +42,13 @@ class Rehold:
 
 
 @dataclass(frozen=True)
+class LeaveAlone:
+    """Nobody can say what stands behind it: a newer version wrote the status of a change that names it."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class Ask:
     """All that is known around one Deployment.
 
@@ -58,11 +65,14 @@ def refused_name(deployment: str) -> str:
     return f"refused-{deployment[:55]}"
 
 
-def intake(ask: Ask, today: date) -> Record | LetGo | Rehold | None:
+def intake(ask: Ask, today: date) -> Record | LetGo | Rehold | LeaveAlone | None:
     d = ask.deployment
     naming = [
         (change, other) for change, other in ask.changes if d.name in other.revisions or d.name in change.deployments
     ]
+    unread = next((other for _, other in naming if other.unreadable), None)
+    if d.held and unread:
+        return LeaveAlone(f"{unread.change_id}: {unread.unreadable}; {d.name} stays as it is until it can be read")
     if d.held in (Held.RUNNING, Held.PROMOTING, Held.RESTORING):
         return None if any(other.active for _, other in naming) else Rehold()
     if d.held != Held.WAITING:

@@ -166,7 +166,10 @@ class Target:
     replica_set: str = ""
     """The Deployment's own ReplicaSet of the new revision, once it is rolled."""
     replicas: int = 0
-    """The size stable had, and keeps while the canary has weight."""
+    """The size stable had, or has grown to, and keeps while the canary has weight."""
+    judged: int = 0
+    """The size before it grew: readiness is judged by it until the canary has grown as well. 0: it has."""
+    grew_at: datetime | None = None
     selector_key: str = ""
     """The selector label whose value is altered on canary pods."""
     services: tuple[ServicePair, ...] = ()
@@ -489,6 +492,8 @@ class Autoscaler:
     name: str
     min_replicas: int
     max_replicas: int
+    ours: bool = False
+    """Its minReplicas was written last by us."""
 
 
 @dataclass(frozen=True)
@@ -657,6 +662,8 @@ class Other:
     uids: Mapping[str, str] = field(default_factory=dict)
     """Deployment to the uid of the one that it is about."""
     started: bool = False
+    unreadable: str = ""
+    """A newer version of us wrote its status: nothing is known of it but its spec."""
 
     @classmethod
     def of(cls, change: Change, state: State) -> Self:

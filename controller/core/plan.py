@@ -289,7 +289,7 @@ def clean_up(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
         yield from (DeleteCanary(target, "Service", service) for service in seen.canary.services)
         yield from (DeleteCanary(target, *companion.split("/", 1)) for companion in seen.canary.companions)
     floor, scaler = target.floor, seen.autoscaler
-    if floor and scaler and scaler.name == floor.name and scaler.min_replicas != floor.min_replicas:
+    if floor and scaler and scaler.name == floor.name and scaler.ours and scaler.min_replicas != floor.min_replicas:
         yield SetFloor(target, floor.name, floor.min_replicas)
     if seen.deployment and (intent := _settle_deployment(state, target, seen)):
         yield intent

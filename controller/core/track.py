@@ -9,7 +9,17 @@ from datetime import datetime
 
 from controller.core import gates, jobs
 from controller.core.change import REQUESTED_BY
-from controller.core.checks import has_capacity, ours, recovered, route_pending, takes_over, targets, too_few_ready
+from controller.core.checks import (
+    carried,
+    has_capacity,
+    need,
+    ours,
+    recovered,
+    route_pending,
+    takes_over,
+    targets,
+    too_few_ready,
+)
 from controller.core.decisions import take_in
 from controller.core.diff import differences, for_record, images
 from controller.core.form import forward_only
@@ -33,7 +43,9 @@ def track(state: State, observation: Observation, policy: Policy, now: datetime)
     if state.phase is Phase.WAITING:
         return _ask_around(state, observation, policy, now)
     state = take_in(state, observation, policy, now)
-    state = replace(state, targets=tuple(_follow(state, t, seen, now) for t, seen in targets(state, observation)))
+    state = replace(
+        state, targets=tuple(_follow(state, t, seen, policy, now) for t, seen in targets(state, observation))
+    )
     state = replace(
         state,
         warnings=(
@@ -165,18 +177,29 @@ def _why_native(seen: Seen, policy: Policy, *, first: bool) -> Iterator[str]:
 # --- Under way ---
 
 
-def _follow(state: State, target: Target, seen: Seen, now: datetime) -> Target:
-    deployment = seen.deployment
+def _follow(state: State, target: Target, seen: Seen, policy: Policy, now: datetime) -> Target:
     own = next((rs.name for rs in seen.replica_sets if rs.revision == target.revision), target.replica_set)
-    target = replace(target, replica_set=own)
-    if deployment and state.phase is Phase.PROGRESSING:
-        target = replace(target, replicas=max(target.replicas, deployment.replicas))
+    target = _grown(state, replace(target, replica_set=own), seen, policy, now)
+    scaler = seen.autoscaler
+    if target.floor and scaler and scaler.name == target.floor.name and not scaler.ours:
+        target = replace(target, floor=replace(target.floor, min_replicas=scaler.min_replicas))
     short = too_few_ready(state, target, seen)
     steady = state.phase is Phase.PROGRESSING and state.settled_at is not None
     drifted = steady and any(route.weight != state.weight for route in seen.routes)
     return replace(
         target, not_ready_since=(target.not_ready_since or now) if short else None, drifts=target.drifts + drifted
     )
+
+
+def _grown(state: State, target: Target, seen: Seen, policy: Policy, now: datetime) -> Target:
+    """Stable that grows asks for more canary pods, which have as long as any new pods to get ready."""
+    d = seen.deployment
+    if d and state.phase is Phase.PROGRESSING and d.replicas > target.replicas:
+        return replace(target, replicas=d.replicas, judged=target.judged or target.replicas, grew_at=now)
+    late = target.grew_at is not None and now - target.grew_at >= policy.health.progress_deadline
+    if late or seen.canary.ready >= need(target.replicas, carried(state, seen)):
+        return replace(target, judged=0, grew_at=None)
+    return target
 
 
 def _settled_at(state: State, observation: Observation, policy: Policy, now: datetime) -> datetime | None:
@@ -222,7 +245,7 @@ def _progressed(state: State, observation: Observation, policy: Policy, now: dat
 
 def _reached(state: State, target: Target, seen: Seen) -> int:
     if state.stage is None:
-        return seen.canary.ready + sum(seen.canary.endpoints.values())
+        return target.replicas + seen.canary.ready + sum(seen.canary.endpoints.values())
     d = seen.deployment
     ready = sum(rs.ready for rs in seen.replica_sets if rs.revision == target.revision)
     return d.replicas + 2 * d.updated - d.total + ready if d else 0

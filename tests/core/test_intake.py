@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from controller.core.intake import Ask, LetGo, Record, Rehold, intake
-from controller.core.model import Change, Deployment, Other, Phase, ReplicaSet
+from controller.core.intake import Ask, LeaveAlone, LetGo, Record, Rehold, intake
+from controller.core.model import Change, Deployment, Held, Other, Phase, ReplicaSet
 from controller.core.policy import ChangeType
 
 TODAY = date(2026, 11, 23)
@@ -90,6 +90,16 @@ def test_what_is_not_held_asks_for_nothing(held: str) -> None:
 def test_a_mark_without_a_running_change_is_held_anew(held: str) -> None:
     assert asked(deployment(held=held)) == Rehold()
     assert asked(deployment(held=held), known(Phase.PROMOTING)) is None
+
+
+@pytest.mark.parametrize("held", list(Held))
+def test_what_a_newer_version_wrote_is_never_guessed(held: Held) -> None:
+    change, other = known(Phase.WAITING)
+    unread = replace(other, revisions={}, unreadable="UnknownStatus: status.phase is 'Resting'")
+    left = asked(deployment(held=held), (change, unread))
+    assert isinstance(left, LeaveAlone)
+    assert left.message.startswith(f"{ID}: UnknownStatus: status.phase is 'Resting'")
+    assert asked(deployment(held=""), (change, unread)) is None
 
 
 def test_auto_takes_the_next_number_and_keeps_it_for_that_revision() -> None:

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from controller.core.model import Phase, Stage
+from controller.core.model import Autoscaler, Phase, Stage
 from controller.core.policy import Approval
 from tests.simulation.under_way import MINUTE, NORMAL, SECOND, WEIGHTS, at_stage, go_on, play, under_way, until
 from tests.simulation.world import SIZE, Trouble, World
@@ -152,3 +152,50 @@ def test_without_a_ready_stable_pod_the_canary_serves_on_and_it_is_said_why() ->
     world.failure = "ProgressDeadlineExceeded: no pods"
     assert play(world, timedelta(minutes=2)).phase is Phase.ROLLED_BACK
     assert (world.held, world.paused) == ("", False), "unlocked, for a template that works"
+
+
+# --- Its autoscaler ---
+
+
+@pytest.mark.parametrize("moment", ["10", "50", "100"])
+def test_stable_that_grows_does_not_condemn_a_canary_that_grows_slower(moment: str) -> None:
+    world = under_way(moment)
+    world.trouble = Trouble(scaled_at=0, scaled_to=2 * SIZE, ready_after=4 * MINUTE)
+    assert play(world).phase is Phase.COMPLETED
+    assert world.lost == 0
+
+
+def test_a_canary_that_does_not_grow_in_the_time_of_new_pods_goes_back() -> None:
+    world = under_way("50")
+    world.trouble = Trouble(scaled_at=0, scaled_to=2 * SIZE, ready_after=timedelta(hours=1))
+    begin = world.now
+    back = until(world, lambda w: w.state.phase is Phase.ROLLING_BACK)
+    assert back.state.cause in ("NotReady", "ProgressDeadline")
+    assert NORMAL.health.progress_deadline <= world.now - begin < 2 * NORMAL.health.progress_deadline
+
+
+def test_a_canary_that_loses_pods_while_it_grows_is_judged_by_what_it_had() -> None:
+    world = under_way("100")
+    world.trouble = Trouble(scaled_at=0, scaled_to=2 * SIZE, ready_after=9 * MINUTE)
+    play(world, 5 * SECOND)
+    assert world.canary is not None
+    for i in range(3):
+        world.canary.ready_at[i] = world.now + timedelta(hours=1)
+    assert play(world, MINUTE).cause == "NotReady"
+
+
+@pytest.mark.parametrize(("edited", "left"), [(None, 2), (5, 5), (15, 15)])
+@pytest.mark.parametrize("trouble", [Trouble(), Trouble(errors_from=120)], ids=["completed", "rolled back"])
+def test_min_replicas_is_put_back_unless_its_owner_wrote_another(
+    edited: int | None, left: int, trouble: Trouble
+) -> None:
+    world = World(NORMAL, trouble)
+    world.scaler = Autoscaler("shop", 2, 20)
+    under_way("10", world)
+    assert world.scaler.min_replicas == SIZE
+    if edited:
+        world.scaler = Autoscaler("shop", edited, 20)
+    play(world, MINUTE)
+    assert world.scaler.min_replicas == max(SIZE, edited or 0), "kept while the canary has weight"
+    assert play(world).phase.terminal
+    assert world.scaler.min_replicas == left

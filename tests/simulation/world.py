@@ -554,7 +554,7 @@ class World:
                 self.own.pop(intent.replica_set.revision)
             case SetFloor():
                 assert self.scaler
-                self.scaler = replace(self.scaler, min_replicas=intent.min_replicas)
+                self.scaler = replace(self.scaler, min_replicas=intent.min_replicas, ours=True)
             case CreateService():
                 self.service = True
             case CreateCanary():
