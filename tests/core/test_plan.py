@@ -130,7 +130,7 @@ def test_a_rejected_replica_set_stays_while_its_deployment_cannot_be_paused() ->
 
 
 def test_an_autoscaler_that_may_not_be_written_does_not_keep_the_deployment_locked() -> None:
-    scaled = seen("shop", None, routes=(), canary=CanaryParts(), autoscaler=Autoscaler("shop", 4, 9))
+    scaled = seen("shop", None, routes=(), canary=CanaryParts(), autoscaler=Autoscaler("shop", 4, 9, ours=True))
     floor = target("shop", floor=Floor("shop", 2))
     left = plan(state(Phase.ROLLING_BACK, Stage.CLEAN, floor, outcome=Phase.ROLLED_BACK), observed(shop=scaled))
     assert [type(i) for i in left] == [SetFloor, Mark]
