@@ -1,19 +1,22 @@
 """What `doctor` finds: on a cluster as the README installs it, on one that was weakened, and part by part."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from controller.cli.doctor import Level, held_as_promised, leading
+from controller.cli.doctor import Level, held_as_promised, leading, metrics
 from controller.cluster import manifest
-from controller.core.model import Deployment, Held, ReplicaSet
+from controller.core.model import Change, Deployment, Held, ReplicaSet, State
 from controller.core.template import revision
+from controller.errors import ForbiddenError
 from testbed.bed import Bed
 from testbed.waiting import eventually
 from tests.cli.conftest import AS_CONTROLLER, ROOT, SHOP, Run
+from tests.cli.journeys import BAKING, CHANGE
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 TEMPLATE = {"metadata": {"labels": {"app": "shop"}}, "spec": {"containers": [{"name": "shop", "image": "shop:v2"}]}}
@@ -59,6 +62,45 @@ def test_a_hold_is_what_the_label_promises(
     found = list(held_as_promised(deployment, replica_sets, active=active))
     assert [finding.level for finding in found] == ([level] if level else [])
     assert all(finding.mend for finding in found)
+
+
+class Pods:
+    """A cluster whose controller has these pods, by name the text of their metrics; None: it cannot be reached."""
+
+    def __init__(self, *known: tuple[Change, State], **metrics: str | None) -> None:
+        self.client, self._known, self._metrics = self, known, metrics
+
+    async def list(self, *_: Any, **__: Any) -> tuple[list[dict[str, Any]], str]:
+        return [{"metadata": {"name": name, "uid": name}} for name in self._metrics], ""
+
+    async def pod_text(self, namespace: str, pod: str, port: int, path: str) -> str:
+        assert (namespace, port, path) == ("serin-system", 8080, "/metrics")
+        if (text := self._metrics[pod]) is None:
+            raise ForbiddenError("Forbidden", "no", verb="get", resource="pods/proxy", namespace=namespace)
+        return text
+
+    async def changes(self) -> Sequence[tuple[Change, State]]:
+        return self._known
+
+
+LEADER = "# HELP serin_leader 1 while it leads\nserin_leader 1.0\nserin_prometheus_up {up}\n"
+BLIND = State(reason="PrometheusUnreachable", message="it does not answer")
+
+
+@pytest.mark.parametrize(
+    ("pods", "level", "said"),
+    [
+        (Pods(a="serin_leader 0.0\nserin_prometheus_up 0.0\n", b=LEADER.format(up="1.0")), Level.OK, "answers"),
+        (Pods(a=LEADER.format(up="0.0")), Level.WRONG, "does not answer the controller"),
+        (Pods((CHANGE, BLIND), a=None), Level.WRONG, "CHG-20261123-001 in shop: PrometheusUnreachable"),
+        (Pods((CHANGE, BAKING), a=None), Level.OK, "cannot be seen from here"),
+        (Pods(), Level.OK, "cannot be seen from here"),
+    ],
+)
+async def test_prometheus_is_seen_through_the_leader_or_through_the_changes(pods: Any, level: Level, said: str) -> None:
+    [found] = [finding async for finding in metrics(pods)]
+    assert found.level is level
+    assert said in found.text
 
 
 def lines(out: str) -> dict[str, set[str]]:
