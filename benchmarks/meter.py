@@ -94,7 +94,7 @@ class Meter:
 def logged(controller: Process, event: str) -> Iterator[Mapping[str, Any]]:
     """The controller's log lines with this event name, oldest first; `at` is a moment (UTC)."""
     for line in controller.log.read_text().splitlines():
-        if line.startswith("{") and (entry := json.loads(line))["event"] == event:
+        if line.startswith("{") and (entry := json.loads(line)).get("event") == event:
             yield {**entry, "at": moment(entry["at"])}
 
 

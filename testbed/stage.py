@@ -73,6 +73,11 @@ def policy(kind: str, *, bakes: Sequence[timedelta], **changes: Any) -> Manifest
     return {**shipped, "spec": {**spec, **changes}}
 
 
+def audit_file(bed: Bed, name: str = "serin") -> Path:
+    """Where a controller of that name appends its audit trail."""
+    return bed.directory / f"{name}.audit.jsonl"
+
+
 def controller(bed: Bed, name: str = "serin", *, port: int = LISTEN_PORT, **settings: str) -> Process:
     """The controller, as `serin run` on the bed's kubeconfig; not started yet."""
     environment = {
@@ -80,6 +85,7 @@ def controller(bed: Bed, name: str = "serin", *, port: int = LISTEN_PORT, **sett
         "SERIN_PROMETHEUS_URL": bed.prometheus_url,
         "SERIN_LISTEN": f"{bed.host}:{port}",
         "SERIN_MEASURE_INTERVAL": "1s",
+        "SERIN_AUDIT_FILE": str(audit_file(bed, name)),
         **settings,
     }
     return Process(name, [sys.executable, "-m", "controller", "run"], bed.directory / f"{name}.log", env=environment)

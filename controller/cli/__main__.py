@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from controller.cli import ask, decide, lint, look, new, review, windows
+from controller.cli import ask, audit, decide, lint, look, new, review, windows
 from controller.cli.exits import Exit
 from controller.cli.options import console, now
 from controller.core.change import printable
@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 policy_app = typer.Typer(help="Work on ChangePolicies.", no_args_is_help=True, rich_markup_mode=None)
 
-for family in (look, decide, review, ask, new, lint, windows):
+for family in (look, decide, review, ask, new, lint, windows, audit):
     family.register(app)
 app.add_typer(policy_app, name="policy")
 

@@ -183,10 +183,10 @@ def follow(
     form = digest([change.spec, after.revision, after.requesters])[:16]
     records = [Record(Kind.WRITE, told(each)) for each in made]
     if form != audit.form:
-        records.append(Record(Kind.AMENDED if audit.seq else Kind.RECORDED, _asked(change, after)))
+        records.append(Record(Kind.AMENDED if audit.seq else Kind.RECORDED, asked(change, after)))
     if policy and version != audit.policy:
         records.append(Record(Kind.POLICY, {"spec": encode(policy)}))
-    records += _news(before, after, observation, now)
+    records += news(before, after, observation, now)
     if after.closed_at and not before.closed_at:
         records.append(Record(Kind.CLOSED, {"phase": after.phase.value}))
     if wish and intent != audit.intent:
@@ -205,7 +205,7 @@ def follow(
     return replace(after, audit=Audit(head.seq, head.hash, last, form, version, intent))
 
 
-def _news(before: State, after: State, observation: Observation, now: datetime) -> Iterator[Record]:
+def news(before: State, after: State, observation: Observation, now: datetime) -> Iterator[Record]:
     for name, followed in FOLLOWED.items():
         known = {followed.told_by(item) for item in _items(before, name)}
         for item in _items(after, name):
@@ -219,7 +219,7 @@ def _items(state: State, name: str) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else tuple(filter(None, [value]))
 
 
-def _asked(change: Change, after: State) -> dict[str, JSON]:
+def asked(change: Change, after: State) -> dict[str, JSON]:
     spec = change.spec or {}
     return {
         "type": change.type.value if change.type else printable(str(spec.get("type", "")), 40),

@@ -4,6 +4,7 @@ Pure.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -139,7 +140,7 @@ def _numbers(first: int, last: int) -> str:
 
 
 def anchors_of(lines: Sequence[str]) -> list[Anchor]:
-    """From lines of `audit anchors`, or of the API server's audit log (annotation serin-audit/head).
+    """From lines of `audit anchors`, or of the API server's audit log (annotation serin-audit-changes/chain).
 
     Raises:
         ValueError: a line that is neither.
@@ -150,12 +151,20 @@ def anchors_of(lines: Sequence[str]) -> list[Anchor]:
 def _anchor(line: str, number: int) -> Anchor | None:
     try:
         found = json.loads(line)
-        if "annotations" in found or "auditID" in found:
-            noted = (found.get("annotations") or {}).get(ANNOTATION)
-            return decode(Anchor, json.loads(noted)) if noted else None
-        return decode(Anchor, found)
+        return _of_event(found) if "auditID" in found else decode(Anchor, found)
     except (ValueError, TypeError, AttributeError):
         raise ValueError(f"line {number} is neither an anchor nor an event of the API server's audit log") from None
 
 
-ANNOTATION = "serin-audit/head"
+def _of_event(event: Mapping[str, Any]) -> Anchor | None:
+    """The head that a write of a status carried; None when the event is about something else, or was refused."""
+    match = CHAIN.fullmatch((event.get("annotations") or {}).get(ANNOTATION, ""))
+    if match is None or (event.get("responseStatus") or {}).get("code", 200) >= 300:
+        return None
+    change, namespace, uid, seq, head = match.groups()
+    return Anchor(change, namespace, uid, int(seq), head)
+
+
+ANNOTATION = "serin-audit-changes/chain"
+"""Made by policies/admission/audit.yaml."""
+CHAIN = re.compile(r"(.+) in (\S+) uid (\S+) seq (\d+) hash ([0-9a-f]*)")

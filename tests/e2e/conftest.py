@@ -137,7 +137,7 @@ class Serin:
     def lines(self, namespace: str, event: str) -> list[dict[str, Any]]:
         """The controller's log records of one kind about a namespace."""
         records = [json.loads(line) for line in self.log_of(namespace).splitlines() if line.startswith("{")]
-        return [record for record in records if record["event"] == event]
+        return [record for record in records if record.get("event") == event]
 
 
 class Played(stage.App):

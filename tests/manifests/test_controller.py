@@ -42,7 +42,8 @@ def test_settings_are_known_and_accepted(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.delenv("KUBECONFIG", raising=False)
     settings = Settings.model_validate({})
     assert (settings.kubeconfig, settings.sinks) == (None, ())
-    assert [mount["mountPath"] for mount in CONTAINER["volumeMounts"]] == [ENVIRONMENT["SERIN_SINKS"]]
+    mounts = [mount["mountPath"] for mount in CONTAINER["volumeMounts"]]
+    assert mounts == [ENVIRONMENT["SERIN_SINKS"], str(Path(ENVIRONMENT["SERIN_AUDIT_FILE"]).parent)]
     assert settings.listen == ("0.0.0.0", CONTAINER["ports"][0]["containerPort"])
     assert settings.namespace == DEPLOYMENT["metadata"]["namespace"]
     assert settings.lease_duration + settings.lease_retry < timedelta(seconds=20)
