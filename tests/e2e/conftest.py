@@ -265,7 +265,7 @@ def app(request: pytest.FixtureRequest, apps: Mapping[str, Played]) -> Iterator[
         app.begin()
     yield app
     if app.run is None:
-        app.bed.kubectl("delete", "namespace", app.namespace, "--wait=false")
+        app.bed.kubectl("delete", "namespace", app.namespace, "--wait=false", "--ignore-not-found")
 
 
 @pytest.hookimpl(tryfirst=True)
