@@ -82,6 +82,7 @@ def test_values_arrive() -> None:
         "image.tag=v9",
         "prometheusUrl=https://prometheus.example",
         "sinksSecret=hooks",
+        "auditClaim=serin-audit",
         "resources.limits.memory=1Gi",
         "policies.install=false",
         "admission.install=false",
@@ -92,7 +93,8 @@ def test_values_arrive() -> None:
     assert {"name": "SERIN_PROMETHEUS_URL", "value": "https://prometheus.example"} in container["env"]
     assert container["resources"]["limits"] == {"memory": "1Gi"}
     assert spec["template"]["spec"]["volumes"] == [
-        {"name": "sinks", "secret": {"secretName": "hooks", "optional": True}}
+        {"name": "sinks", "secret": {"secretName": "hooks", "optional": True}},
+        {"name": "audit", "persistentVolumeClaim": {"claimName": "serin-audit"}},
     ]
     assert {kind for kind, _, _ in chart if "Policy" in kind} == set()
     assert chart.keys() == kustomized("manifests").keys() - {("Namespace", "", "serin-system")}
