@@ -58,6 +58,7 @@ def gate(command: str, verb: str, *, held: bool = False) -> Turn:
     return Turn(whose, f"kubectl serin {command} {{change}}", verb, held)
 
 
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 NEW_ID = f"kubectl label {{deployment}} {CHANGE_LABEL}=$(kubectl serin new-id) --overwrite"
 ANNOTATE = "kubectl annotate {deployment} --overwrite"
 INSTALL = "kubectl apply --server-side -k manifests/"
@@ -207,8 +208,10 @@ def _way_back(state: State) -> str:
     """Of a first deployment there is none."""
     if not any(t.stable_revision for t in state.targets):
         return ""
+    if state.phase is Phase.WAITING and len(state.targets) == 1:
+        return "kubectl serin revert {name} -n {namespace}"
     if state.phase is Phase.WAITING:
-        return "kubectl apply -f FILE  # with the manifest that ran before"
+        return "kubectl apply -f FILE  # with the manifests that ran before"
     going = state.phase in (Phase.PROGRESSING, Phase.PROMOTING) and state.stage in (None, Stage.ROLL)
     return "kubectl serin rollback {change} --reason 'TEXT'" if going else ""
 
@@ -220,7 +223,7 @@ def named(change: Change) -> str:
 
 def _fill(command: str, change: Change, state: State) -> str:
     """Names that only the message knows are taken from it: for people to read, nothing is decided on them."""
-    names = [t.name for t in state.targets] or list(change.deployments) or ["NAME"]
+    names = [t.name for t in state.targets] or [n for n in change.deployments if _NAME.fullmatch(n)] or ["NAME"]
     others = [i for i in re.findall(r"CHG-\d{8}-\d{3,6}", state.message) if i != change.change_id]
     annotation = re.search(rf"annotation ({re.escape(PREFIX)}[a-z-]+)", state.message)
     stopped = (JobOutcome.FAILED, JobOutcome.MISSING, JobOutcome.NOT_OFFERED)
@@ -230,6 +233,7 @@ def _fill(command: str, change: Change, state: State) -> str:
         cron_job=printable(run.cron_job, 60) if run else "NAME",
         change=named(change),
         record=change.name,
+        name=names[0],
         deployment=f"deployment/{names[0]} -n {change.namespace}",
         namespace=change.namespace,
         label=f"{CHANGE_LABEL}={change.change_id}",

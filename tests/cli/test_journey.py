@@ -60,6 +60,14 @@ def test_every_command_can_be_read_by_a_shell(reason: str) -> None:
         assert int(subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=True).stdout) >= 3
 
 
+def test_what_a_request_claims_is_not_pasted_into_a_shell() -> None:
+    hostile = replace(CHANGE, change_id="CHG-1; rm -rf ~", deployments=("shop; rm -rf ~", "$(id)"), type=None)
+    for reason in TURNS:
+        wait = waiting(hostile, State(reason=reason, message="by CHG-20261122-004"), None)
+        assert wait is not None
+        assert not {"rm", "$(id)"} & set(f"{wait.command} {wait.way_back}".split())
+
+
 def test_a_wait_names_the_approver_of_the_type() -> None:
     for name, turn in (("normal", "an engineering manager's"), ("emergency", "the CTO's")):
         wait = waiting(replace(CHANGE, type=type(CHANGE.type)(name)), WAITING, POLICY)  # type: ignore[misc]
@@ -168,7 +176,7 @@ def test_a_program_gets_what_is_known_and_nothing_that_is_empty() -> None:
             "until": "2026-11-22T11:00:00.000Z",
             "then": "engineering-managers is told; time never approves",
             "command": "kubectl serin approve CHG-20261123-002 -n shop",
-            "wayBack": "kubectl apply -f FILE  # with the manifest that ran before",
+            "wayBack": "kubectl serin revert shop -n shop",
         },
     }
 
@@ -202,8 +210,8 @@ until           12:00:00 UTC, in 3h45m: engineering-managers is told; time never
                 approves
 ends with
   kubectl serin approve CHG-20261123-001 -n shop
-or go back      with the manifest that ran before
-  kubectl apply -f FILE"""
+or go back
+  kubectl serin revert shop -n shop"""
     )
     assert "you             may do it, bob" in explained("awaiting-approval", "bob", may=True)
     assert "you             need do nothing, bob" in explained("baking", "bob", may=False)
