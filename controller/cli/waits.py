@@ -218,7 +218,11 @@ def _way_back(state: State) -> str:
 
 def named(change: Change) -> str:
     """A change as the commands take it; what is no ID may be anything, and this is pasted into shells."""
-    return f"{change.change_id if check_id(change.change_id) is None else change.name} -n {change.namespace}"
+    return f"{_id(change)} -n {change.namespace}"
+
+
+def _id(change: Change) -> str:
+    return change.name if check_id(change.change_id) else change.change_id
 
 
 def _fill(command: str, change: Change, state: State) -> str:
@@ -236,7 +240,7 @@ def _fill(command: str, change: Change, state: State) -> str:
         name=names[0],
         deployment=f"deployment/{names[0]} -n {change.namespace}",
         namespace=change.namespace,
-        label=f"{CHANGE_LABEL}={change.change_id}",
+        label=f"{CHANGE_LABEL}={_id(change)}",
         type=change.type or ChangeType.NORMAL,
         other=others[0] if others else "CHG-ID",
         annotation=annotation[1] if annotation else f"{PREFIX}NAME",
