@@ -82,6 +82,56 @@ def test_a_group_steps_together_and_one_breach_takes_all_back(app: Played) -> No
     assert (app.weights(), cart.weights(), app.leftovers()) == ({"shop": 1}, {"cart": 1}, [])
 
 
+# --- Written beforehand, and outside what its type may change ---
+
+
+def test_a_form_that_was_written_beforehand_keeps_what_people_wrote(app: Played) -> None:
+    change = app.serin.change_id()
+    form = {"description": "as admin wrote it", "impact": {"risk": "low"}, "notBefore": "2026-01-01T00:00:00Z"}
+    meta = {"name": change.lower(), "namespace": app.namespace}
+    spec = {"changeId": change, "type": "standard", **form}
+    app.bed.apply({"apiVersion": "serin.dev/v1alpha1", "kind": "ChangeRequest", "metadata": meta, "spec": spec})
+    said = {"serin.dev/description": "as alice says", "serin.dev/priority": "p1"}
+    app.apply(app.deployment("v2", change, kind="standard", annotations=said), user="alice")
+    done = app.wait(change, "Progressing", within=QUICK)
+    found = changes(app)[change.lower()]["spec"]
+    assert {key: found[key] for key in form} == form
+    assert (found["priority"], list(found["fromAnnotations"])) == ("P1", ["priority"])
+    (target,) = done["targets"]
+    assert {"path": "containers[shop].image", "before": "shop:v1", "after": "shop:v2"} in target["diff"]
+    assert target["images"] == [{"container": "shop", "image": "shop:v2"}]
+    requester = app.bed.kubectl("auth", "whoami", "-o", "jsonpath={.status.userInfo.username}")
+    assert found["requestedBy"] == requester
+    assert "alice" in done["requesters"], "who applied the template asked for it, too"
+
+
+def test_what_is_outside_the_scope_waits_until_it_is_asked_for_otherwise(app: Played) -> None:
+    stable = app.pods()
+    scope = {"images": "none", "env": ["VERSION", "LOG_LEVEL"]}
+    with app.serin.policy_lock:
+        app.serin.set_policy({"scope": scope, "form": {"required": ["description", "impact.risk"]}})
+        change = app.serin.change_id()
+        app.apply(app.deployment("v2", change, kind="standard"), user="alice")
+        asked = app.wait(change, "Waiting", reason="FormIncomplete", within=QUICK)
+        assert (
+            "description (annotation serin.dev/description), impact.risk (annotation serin.dev/risk)"
+            in asked["message"]
+        )
+        annotate = ("annotate", "deployment/shop", "-n", app.namespace, "--overwrite")
+        app.bed.kubectl(*annotate, "serin.dev/description=v2", "serin.dev/risk=Low", user="alice")
+        held = app.wait(change, "Waiting", reason="NotStandard", within=QUICK)
+        assert "containers[shop].image may not change (from shop:v1 to shop:v2)" in held["message"]
+        app.told("ChangeRequest", "NotStandard")
+        untouched(app, stable)
+        app.bed.kubectl(*annotate, "serin.dev/type=normal", user="alice")
+        app.wait(change, "Waiting", reason="AwaitingApproval", within=QUICK)
+        small = app.serin.change_id()
+        app.apply(
+            app.deployment("v1", small, kind="standard", annotations={"serin.dev/description": "x"}), user="alice"
+        )
+        eventually(lambda: app.status(change)["phase"] == "Superseded", within=QUICK)
+
+
 # --- Wrongly ---
 
 

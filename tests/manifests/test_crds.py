@@ -409,6 +409,13 @@ def apply_dry(cluster: Bed, manifest: Schema) -> str:
             "write either from and until, or every",
         ),
         ({"window": {"onClose": "stop"}}, "spec.window.onClose", '"finish", "hold", "rollBack"'),
+        ({"scope": {"images": "minor"}}, "spec.scope.images", '"none", "patch"'),
+        ({"scope": {"env": ["*"]}}, "spec.scope.env[0]", "write a name, or a part of it with *"),
+        ({"scope": {"labels": ["a b"]}}, "spec.scope.labels[0]", "write a name, or a part of it with *"),
+        ({"scope": {"resources": {"factor": 0.5}}}, "spec.scope.resources.factor", "greater than or equal to 1"),
+        ({"scope": {"resources": {"max": {"gpu": "1"}}}}, "spec.scope.resources.max", "write quantities of cpu"),
+        ({"scope": {"resources": {"max": {"cpu": "lots"}}}}, "spec.scope.resources.max", "write quantities of cpu"),
+        ({"scope": {"replicas": 3}}, ".spec.scope.replicas", "field not declared in schema"),
         ({"stepz": []}, ".spec.stepz", "field not declared in schema"),
     ],
 )
@@ -461,6 +468,23 @@ def test_the_crd_and_the_codec_agree_about_durations(cluster: Bed, text: str) ->
     except ValueError:
         accepted = False
     assert (apply_dry(cluster, policy(drainMax=text)) == "") == accepted
+
+
+@pytest.mark.parametrize("text", ["1", "500m", "1.5Gi", "2G", "-1", "1e3", "lots", "", "1 Gi", "1g"])
+def test_the_crd_and_the_codec_agree_about_quantities(cluster: Bed, text: str) -> None:
+    try:
+        codec.parse_quantity(text)
+        accepted = True
+    except ValueError:
+        accepted = False
+    assert (apply_dry(cluster, policy(scope={"resources": {"max": {"memory": text}}})) == "") == accepted
+
+
+@pytest.mark.parametrize("name", ["another", "chg-20261101-003-2", "CHG-20261101-003"])
+def test_a_change_id_has_one_record(cluster: Bed, name: str) -> None:
+    made = request(name.lower(), changeId="CHG-20261101-003")
+    refused = apply_dry(cluster, made)
+    assert ("metadata.name must be spec.changeId in lower case" in refused) == (name.lower() != "chg-20261101-003")
 
 
 @pytest.mark.parametrize("text", ["0%", "1%", "99.95%", "100%", "100.1%", "1", "%", "one%", "-1%"])
