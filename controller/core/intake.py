@@ -104,7 +104,8 @@ def _numbered(ask: Ask, naming: Sequence[tuple[Change, Other]], today: date) -> 
     d = ask.deployment
     for change, other in naming:
         if change.revision == d.revision and not other.phase.terminal:
-            return Record(change.name, _spec(d, change.change_id, revision=d.revision))
+            decided = _decided_on(d, change, other)
+            return None if decided else Record(change.name, _spec(d, change.change_id, revision=d.revision))
     change_id = next_id(today, ask.taken_ids)
     return Record(object_name(change_id), _spec(d, change_id, revision=d.revision))
 
@@ -133,7 +134,12 @@ def _named(ask: Ask, today: date) -> Record | None:
                 f"{d.change} is under way for other Deployments: give this one an ID of its own, like {free}",
             ),
         )
-    return Record(change.name, _spec(d, d.change))
+    return None if _decided_on(d, change, other) else Record(change.name, _spec(d, d.change))
+
+
+def _decided_on(d: Deployment, change: Change, other: Other) -> bool:
+    """This template was approved with the form as it is: what the annotations say since is not what was decided on."""
+    return other.approved and other.revisions.get(d.name) == d.revision and not change.problem
 
 
 def _refused(d: Deployment, problem: Problem) -> Record:

@@ -664,6 +664,8 @@ class Other:
     started: bool = False
     unreadable: str = ""
     """A newer version of us wrote its status: nothing is known of it but its spec."""
+    approved: bool = False
+    """Someone approved what it is about now: its form stays as it was decided on."""
 
     @classmethod
     def of(cls, change: Change, state: State) -> Self:
@@ -681,6 +683,9 @@ class Other:
             review_due_at=None if state.closed_at else state.review_due_at,
             uids={t.name: t.uid for t in state.targets},
             started=state.started_at is not None,
+            approved=any(
+                r.counts and r.action is Action.APPROVE and r.revision == state.revision for r in state.decisions
+            ),
         )
 
     @property

@@ -127,6 +127,19 @@ def test_what_cannot_run_is_recorded_as_refused(
     assert record.spec["problem"].startswith(f"{reason}: ")
 
 
+def test_what_was_approved_keeps_its_form() -> None:
+    change, other = known(Phase.WAITING)
+    amended = deployment(description="something else")
+    assert asked(amended, (change, replace(other, approved=True))) is None
+    assert asked(amended, (change, other)), "until then it may be amended"
+    newer = deployment(revision="newer", description="something else")
+    assert asked(newer, (change, replace(other, approved=True))), "approvals are for one template"
+    broken = replace(change, problem="InvalidForm: mend it")
+    assert asked(amended, (broken, replace(other, approved=True)))
+    numbered, of = known(Phase.WAITING, own="new")
+    assert asked(deployment(change="auto"), (numbered, replace(of, approved=True))) is None
+
+
 def test_an_unknown_type_is_recorded_as_it_was_written() -> None:
     record = asked(deployment(type="hot\x1bfix"))
     assert record.spec["type"] == "hot\\x1bfix"

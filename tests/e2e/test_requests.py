@@ -105,18 +105,17 @@ def test_a_form_that_was_written_beforehand_keeps_what_people_wrote(app: Played)
     assert "alice" in done["requesters"], "who applied the template asked for it, too"
 
 
+@pytest.mark.alone
 def test_what_is_outside_the_scope_waits_until_it_is_asked_for_otherwise(app: Played) -> None:
     stable = app.pods()
     scope = {"images": "none", "env": ["VERSION", "LOG_LEVEL"]}
-    with app.serin.policy_lock:
-        app.serin.set_policy({"scope": scope, "form": {"required": ["description", "impact.risk"]}})
+    app.serin.set_policy({"scope": scope, "form": {"required": ["description", "impact.risk"]}})
+    try:
         change = app.serin.change_id()
         app.apply(app.deployment("v2", change, kind="standard"), user="alice")
         asked = app.wait(change, "Waiting", reason="FormIncomplete", within=QUICK)
-        assert (
-            "description (annotation serin.dev/description), impact.risk (annotation serin.dev/risk)"
-            in asked["message"]
-        )
+        lacking = "description (annotation serin.dev/description), impact.risk (annotation serin.dev/risk)"
+        assert lacking in asked["message"]
         annotate = ("annotate", "deployment/shop", "-n", app.namespace, "--overwrite")
         app.bed.kubectl(*annotate, "serin.dev/description=v2", "serin.dev/risk=Low", user="alice")
         held = app.wait(change, "Waiting", reason="NotStandard", within=QUICK)
@@ -125,11 +124,10 @@ def test_what_is_outside_the_scope_waits_until_it_is_asked_for_otherwise(app: Pl
         untouched(app, stable)
         app.bed.kubectl(*annotate, "serin.dev/type=normal", user="alice")
         app.wait(change, "Waiting", reason="AwaitingApproval", within=QUICK)
-        small = app.serin.change_id()
-        app.apply(
-            app.deployment("v1", small, kind="standard", annotations={"serin.dev/description": "x"}), user="alice"
-        )
+        app.apply(app.deployment("v1", app.serin.change_id(), kind="standard"), user="alice")
         eventually(lambda: app.status(change)["phase"] == "Superseded", within=QUICK)
+    finally:
+        app.serin.set_policy({})
 
 
 # --- Wrongly ---
