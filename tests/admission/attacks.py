@@ -504,8 +504,24 @@ def request_of(status: Object | None = None, **spec: str) -> Callable[[Scene], S
     return lambda scene: scene.asked(status=status, **spec)
 
 
-def create_request(name: str = CHG, **spec: object) -> Act:
-    return lambda s: s.attacker.create("changerequests", {**change_request(**spec), "metadata": {"name": name}})
+def create_request(**spec: object) -> Act:
+    return lambda scene: scene.attacker.create("changerequests", change_request(**spec))
+
+
+REFUSED = "refused-shop"
+
+
+def second_record(scene: Scene) -> Answer:
+    """Under the one name that need not be that of the ID."""
+    return scene.attacker.create("changerequests", {**change_request(), "metadata": {"name": REFUSED}})
+
+
+def refused_record(scene: Scene) -> Scene:
+    """bob's template had an ID that could not be used; the controller has made a record of that."""
+    spec = {"changeId": "CHG-1", "requestedBy": "bob", "problem": "InvalidChangeID: CHG-1"}
+    made = scene.serin.create("changerequests", {**change_request(**spec), "metadata": {"name": REFUSED}})
+    assert made.ok, made
+    return scene
 
 
 def amend(**spec: object) -> Act:
@@ -564,14 +580,20 @@ REQUESTS = [
         ),
         names=CHG,
     ),
-    Attack("one ID in two records", "so name it ", lambda s: s, create_request("mine"), names="mine"),
+    Attack(
+        "one ID in two records",
+        "the controller alone makes records of that name",
+        lambda s: s,
+        second_record,
+        names=REFUSED,
+    ),
     Attack(
         "another ID for a record",
         "another change ID for ",
-        Scene.asked,
-        amend(changeId="CHG-20261123-002"),
+        refused_record,
+        patch({"spec": {"changeId": ID}}, "changerequests", REFUSED),
         by=("bob",),
-        names=CHG,
+        names=REFUSED,
     ),
     Attack(
         "revision claimed in a request",

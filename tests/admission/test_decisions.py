@@ -155,6 +155,16 @@ def test_among_many_changes_the_right_one_is_asked(cluster: Bed) -> None:
     assert "there is no CHG-20261123-007" in wrong.message
 
 
+def test_one_id_is_one_record(cluster: Bed) -> None:
+    """Another record for the ID could be approved in its place."""
+    scene = Scene(cluster).asked()
+    second = {**change_request(), "metadata": {"name": "mine"}}
+    answers = [scene.user(who).create("changerequests", second) for who in ("alice", "admin")]
+    answers.append(scene.bob.patch("changerequests", CHG, {"spec": {"changeId": "CHG-20261123-002"}}))
+    for answer in answers:
+        assert "metadata.name must be spec.changeId in lower case" in answer.message
+
+
 def test_a_request_is_amended_by_its_requester_until_it_is_approved(cluster: Bed) -> None:
     refused = {"uid": "d", "action": "Approve", "by": "x", "at": "2026-11-23T08:00:00Z", "refusal": "NotAuthorized: x"}
     scene = Scene(cluster).asked(status={"decisions": [refused]})
