@@ -4,7 +4,6 @@ Pure.
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -140,7 +139,7 @@ def _numbers(first: int, last: int) -> str:
 
 
 def anchors_of(lines: Sequence[str]) -> list[Anchor]:
-    """From lines of `audit anchors`, or of the API server's audit log (annotation serin-audit-changes/chain).
+    """From lines of `audit anchors`, or of the API server's audit log (annotation serin-audit/head).
 
     Raises:
         ValueError: a line that is neither.
@@ -157,14 +156,19 @@ def _anchor(line: str, number: int) -> Anchor | None:
 
 
 def _of_event(event: Mapping[str, Any]) -> Anchor | None:
-    """The head that a write of a status carried; None when the event is about something else, or was refused."""
-    match = CHAIN.fullmatch((event.get("annotations") or {}).get(ANNOTATION, ""))
-    if match is None or (event.get("responseStatus") or {}).get("code", 200) >= 300:
+    """The head that a write of a status carried.
+
+    None when the event is about something else, when the write was refused, and when the ID of the change is no plain
+    text: whoever makes such a ChangeRequest spoils no anchor but its own.
+    """
+    noted = (event.get("annotations") or {}).get(ANNOTATION)
+    if noted is None or (event.get("responseStatus") or {}).get("code", 200) >= 300:
         return None
-    change, namespace, uid, seq, head = match.groups()
-    return Anchor(change, namespace, uid, int(seq), head)
+    try:
+        return decode(Anchor, json.loads(noted))
+    except ValueError:
+        return None
 
 
-ANNOTATION = "serin-audit-changes/chain"
+ANNOTATION = "serin-audit/head"
 """Made by policies/admission/audit.yaml."""
-CHAIN = re.compile(r"(.+) in (\S+) uid (\S+) seq (\d+) hash ([0-9a-f]*)")

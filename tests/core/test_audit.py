@@ -194,11 +194,12 @@ def test_without_prev_a_record_with_a_hash_of_its_own_is_not_found(monkeypatch: 
 def test_anchors_are_read_from_what_we_export_and_from_the_log_of_the_api_server() -> None:
     anchor = Anchor("CHG-20261123-001", "demo", "u", 3, "abc")
     own = json.dumps(encode(anchor))
-    note = "CHG-20261123-001 in demo uid u seq 3 hash abc"
-    event = json.dumps({"auditID": "1", "annotations": {proof.ANNOTATION: note}, "responseStatus": {"code": 200}})
-    refused = json.dumps({"auditID": "1", "annotations": {proof.ANNOTATION: note}, "responseStatus": {"code": 409}})
+    event = json.dumps({"auditID": "1", "annotations": {proof.ANNOTATION: own}, "responseStatus": {"code": 200}})
+    refused = json.dumps({"auditID": "1", "annotations": {proof.ANNOTATION: own}, "responseStatus": {"code": 409}})
+    forged = '{"change": "x", "uid": "victim", "seq": 1, "hash": "f", "namespace": "n", "uid": "u", "seq": 3, "'
+    odd = json.dumps({"auditID": "3", "annotations": {proof.ANNOTATION: forged}})
     other = json.dumps({"auditID": "2", "verb": "get"})
-    assert anchors_of([own, "", event, refused, other]) == [anchor, anchor]
+    assert anchors_of([own, "", event, refused, other, odd]) == [anchor, anchor]
     for bad in ("x", "[]", '{"seq":1}', json.dumps({**encode(anchor), "seq": "3"})):
         with pytest.raises(ValueError, match="line 2 is neither"):
             anchors_of([own, bad])
