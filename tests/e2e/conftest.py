@@ -101,7 +101,7 @@ class Serin:
     def __init__(self, bed: Bed, controller: Process) -> None:
         self.bed, self.controller, self.api = bed, controller, Api(bed)
         self.policy_lock = threading.Lock()
-        self._policy: Mapping[str, Any] = {}
+        self._policies: dict[str, Mapping[str, Any]] = {}
         self._ids = itertools.count(1)
         self._names = itertools.count(1)
         self.loop = asyncio.new_event_loop()
@@ -122,12 +122,12 @@ class Serin:
         plain = test.removeprefix("test_").replace("_", "-").partition("[")[0]
         return f"{plain[:40].strip('-')}-{next(self._names)}"
 
-    def set_policy(self, wanted: Mapping[str, Any]) -> None:
-        """The policy `standard` from now on: POLICY with the fields of `wanted` instead."""
-        if self._policy != wanted:
-            manifest = stage.policy("standard", bakes=(BAKE, BAKE, BAKE), **{**POLICY, **wanted})
+    def set_policy(self, wanted: Mapping[str, Any], kind: str = "standard") -> None:
+        """The policy `kind` from now on: POLICY with the fields of `wanted` instead."""
+        if self._policies.get(kind) != wanted:
+            manifest = stage.policy(kind, bakes=(BAKE, BAKE, BAKE), **{**POLICY, **wanted})
             self.bed.apply(manifest)
-            self._policy = wanted
+            self._policies[kind] = wanted
 
     def log_of(self, namespace: str) -> str:
         """The controller's lines about a namespace."""
@@ -228,7 +228,7 @@ def serin(bed: Bed) -> Iterator[Serin]:
     serin = Serin(bed, controller)
     serin.set_policy({"minRequests": 9})  # not the shipped one, whatever the first test asks for
     for kind in ("normal", "emergency"):
-        bed.apply(stage.policy(kind, bakes=(BAKE, BAKE, BAKE), **{**POLICY, "minRequests": 0}))
+        serin.set_policy({"minRequests": 0}, kind)
     yield serin
     serin.close()
     controller.stop()
