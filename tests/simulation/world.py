@@ -25,6 +25,7 @@ from controller.core.model import (
     Decision,
     Deployment,
     Held,
+    Incident,
     Measurements,
     Observation,
     Other,
@@ -108,6 +109,12 @@ class Trouble:
     stable_never_ready: bool = False
     """… in new pods: those that were there stay."""
     routes_lost_at: float | None = None
+    incident_at: float | None = None
+    """A P0 alert begins to fire."""
+    canary_lost_at: float | None = None
+    """Someone deletes the canary's Deployment."""
+    rewritten_every: float | None = None
+    """Something else takes the weight from the canary so often."""
     roll_every: int = 1
     """Seconds between two pairs of pods that the Deployment's own rolling update replaces."""
     ready_after: timedelta = READY_AFTER
@@ -304,6 +311,12 @@ class World:
             self.uid, self.revision, self.held, self.paused = "anew", trouble.created_as, Held.WAITING.value, True
             self.label = trouble.created_for or self.label
             self.tell(f"someone created it anew, as {self.revision}")
+        if self.canary and self.within(trouble.canary_lost_at, None):
+            self.canary = None
+            self.tell("someone deleted the canary")
+        if trouble.rewritten_every and self.since % trouble.rewritten_every < 1 and self.way.weight:
+            self.way.weight = 0
+            self.tell("something else rewrote the route")
         if self.ways and self.within(trouble.routes_lost_at, None):
             self.ways = {}
             self.tell("someone deleted the routes")
@@ -487,7 +500,9 @@ class World:
             for arm, samples in self.samples.items()
             if any(way.named for way in self.ways.values()) or arm == "stable"
         }
-        return Measurements(self.now, arms)
+        began = BEGIN + timedelta(seconds=self.trouble.incident_at or 0)
+        fires = self.within(self.trouble.incident_at, None)
+        return Measurements(self.now, arms, (Incident("Down", {"severity": "P0"}, began),) if fires else ())
 
     async def conclusion(self, change: Change, state: State) -> Observation:
         return Observation(change, {}, self.policy, decisions=self.decisions)
