@@ -115,10 +115,13 @@ class Fit:
         if state.phase.terminal:
             return cls(change.change_id, "it has ended")
         if state.started_at:
-            return cls(change.change_id, f"it started at {moment_text(state.started_at, calendar.zone)}")
+            ends = f", in an opening until {moment_text(state.window.end, state.window.zone)}" if state.window else ""
+            return cls(change.change_id, f"it started at {moment_text(state.started_at, calendar.zone)}{ends}")
         if change.type is ChangeType.EMERGENCY:
             return cls(change.change_id, UNBOUND)
-        answer = timing(calendar.policy.window, calendar.now, calendar.needs)
+        if state.revert:
+            return cls(change.change_id, "it goes back to a revision that is known: no window and no freeze binds it")
+        answer = timing(calendar.policy.window, calendar.now, calendar.needs, change.not_before)
         end = Exit.DONE if answer.may_start else Exit.WAITING if answer.opening else Exit.HELD
         return cls(change.change_id, answer.message, end, answer.reason, answer.start_at)
 

@@ -82,15 +82,17 @@ def _ask_around(state: State, observation: Observation, policy: Policy, now: dat
     return replace(
         state,
         approval=gates.approval(state, observation, policy, now),
-        window=_scheduled(when) if when else None,
+        window=_scheduled(when, state.window) if when else None,
     )
 
 
-def _scheduled(found: Timing) -> Opening | None:
-    """The part of an opening that it will use; none where it may start at any time."""
+def _scheduled(found: Timing, before: Opening | None) -> Opening | None:
+    """The part of an opening that it will use; none where it may start at any time. What is open stays as recorded."""
     opening = found.opening
     if opening is None or opening.end == FOREVER:
         return None
+    if found.may_start and before and before.end == opening.end:
+        return before
     return replace(opening, start=found.start_at or opening.start)
 
 

@@ -15,7 +15,7 @@ HORIZON = timedelta(days=731)
 FREEZE_MAX = timedelta(days=366)
 RECURRENCES_MAX = 10
 FREEZES_MAX = 50
-FOREVER = datetime.max.replace(tzinfo=UTC)
+FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
 """The end of an opening that no window bounds."""
 
 

@@ -13,6 +13,7 @@ import yaml
 from controller.cli import windows
 from controller.cli.policies import check
 from controller.core.model import Phase, State, Strategy
+from controller.core.windows import Opening
 from testbed.bed import Bed
 from tests.cli.conftest import Run, put
 from tests.cli.journeys import TARGET
@@ -55,7 +56,10 @@ def cluster(control_plane: Bed) -> Iterator[Bed]:
     put(control_plane, "CHG-20261201-001", State(reason="AwaitingApproval", targets=(TARGET,)), NAMESPACE)
     put(control_plane, "CHG-20261201-002", State(phase=Phase.COMPLETED), NAMESPACE)
     put(control_plane, "CHG-20261201-003", State(reason="AwaitingApproval"), NAMESPACE, type="emergency")
-    put(control_plane, "CHG-20261201-004", State(phase=Phase.PROGRESSING, started_at=at(2026, 12, 5, 15, 5)), NAMESPACE)
+    opening = Opening(at(2026, 12, 5, 15), at(2026, 12, 5, 17), "first Sunday of the month", "Australia/Sydney")
+    running = State(phase=Phase.PROGRESSING, started_at=at(2026, 12, 5, 15, 5), window=opening)
+    put(control_plane, "CHG-20261201-004", running, NAMESPACE)
+    put(control_plane, "CHG-20261201-006", State(revert=True, targets=(TARGET,)), NAMESPACE)
     yield control_plane
     control_plane.kubectl("delete", "chg", "--all", "-n", NAMESPACE)
     control_plane.kubectl("delete", "chgp", "standard", "emergency")
@@ -135,7 +139,12 @@ def test_whether_a_change_fits(now: pytest.MonkeyPatch, run: Run, moment: dateti
     [
         ("CHG-20261201-002", "it has ended"),
         ("CHG-20261201-003", "as needed: no window and no freeze binds an emergency"),
-        ("CHG-20261201-004", "it started at Sun 2026-12-06 02:05 AEDT (Sat 2026-12-05 15:05 UTC)"),
+        (
+            "CHG-20261201-004",
+            "it started at Sun 2026-12-06 02:05 AEDT (Sat 2026-12-05 15:05 UTC), "
+            "in an opening until Sun 2026-12-06 04:00 AEDT (Sat 2026-12-05 17:00 UTC)",
+        ),
+        ("CHG-20261201-006", "it goes back to a revision that is known: no window and no freeze binds it"),
     ],
 )
 def test_what_no_window_holds_back(now: pytest.MonkeyPatch, run: Run, change: str, said: str) -> None:

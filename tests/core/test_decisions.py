@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from controller.core import decisions, gates
-from controller.core.decide import RULES
+from controller.core.decide import RULES, worth_committing
 from controller.core.model import Action, Change, Decision, Measurements, Other, Outcome, Phase, Review, Ruling, State
 from controller.core.policy import ChangeType, Policy, parse_policy
 from controller.core.recurrence import Recurrence
@@ -480,6 +480,26 @@ def test_what_cannot_finish_inside_waits_for_the_next_opening() -> None:
     assert desk.pass_by(MINUTE).reason == "OutsideWindow"
     assert "what starts now has to be done by Mon 2026-11-23 11:00 UTC; this needs 1h20m30s" in desk.state.message
     assert desk.state.window == Opening(BEGIN + timedelta(hours=4), BEGIN + timedelta(hours=6), "evenings", "UTC")
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        windowed().window,
+        Window(freezes=(Freeze("sale", "shop", BEGIN + timedelta(hours=5), BEGIN + timedelta(days=2)),)),
+    ],
+    ids=["an opening", "until a freeze"],
+)
+def test_the_record_of_its_opening_stays_as_it_is_while_it_waits_for_people(window: Window) -> None:
+    """It would be a write each minute for each change that could start but for its approval."""
+    desk = Desk(policy=replace(windowed(), window=window))
+    desk.pass_by(timedelta(hours=1))
+    before = desk.state
+    assert before.window
+    after = desk.pass_by(10 * MINUTE)
+    assert after.reason == before.reason == "AwaitingApproval"
+    assert after.window == before.window
+    assert not worth_committing(before, after)
 
 
 @pytest.mark.parametrize("what", ["emergency", "revert", "bypass"])
