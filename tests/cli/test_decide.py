@@ -1,6 +1,7 @@
 """Decisions on a real API server, with the policies as they ship: what is written, by whom, and what is said of it."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -191,25 +192,39 @@ def rule(bed: Bed, change_id: str, state: State, action: Action, refusal: str = 
     at(bed, change_id, replace(state, decisions=(ruling,)))
 
 
-def test_what_the_controller_makes_of_it_is_said_and_waited_for(guarded: Bed, start: Callable[..., Watching]) -> None:
-    at(guarded, "CHG-20261124-030", ASKED)
-    arguments = ("approve", "CHG-20261124-030", "-n", SHOP, "--tests", "ran", "--wait")
-    seen = start(guarded, *arguments, terminal=False, user="bob")
+@pytest.fixture
+def patient(as_bob: Bed, monkeypatch: pytest.MonkeyPatch) -> Bed:
+    """The plugin as bob, with time for a controller that these tests play with kubectl."""
+    monkeypatch.setattr("controller.cli.decide.ANSWER", timedelta(minutes=1))
+    return as_bob
+
+
+def test_what_the_controller_makes_of_it_is_said_and_waited_for(patient: Bed, run: Run) -> None:
+    at(patient, "CHG-20261124-030", ASKED)
     running = replace(BAKING, revision=TARGET.revision)
-    rule(guarded, "CHG-20261124-030", running, Action.APPROVE)
-    seen.until("counts: it starts when all its gates are open")
-    seen.until("Progressing: Baking")
-    at(guarded, "CHG-20261124-030", replace(running, phase=Phase.ROLLED_BACK, message="back at stable: ErrorRate"))
-    assert seen.end() == 3
-    assert "CHG-20261124-030 is RolledBack: back at stable: ErrorRate" in seen.text
+
+    def play() -> None:
+        rule(patient, "CHG-20261124-030", running, Action.APPROVE)
+        at(patient, "CHG-20261124-030", replace(running, phase=Phase.ROLLED_BACK, message="back at stable: ErrorRate"))
+
+    with ThreadPoolExecutor(1) as controller:
+        played = controller.submit(play)
+        code, out, _ = run("approve", "CHG-20261124-030", "-n", SHOP, "--tests", "ran", "--wait", "--timeout", "1m")
+        played.result()
+    assert code == 3
+    assert "counts: it starts when all its gates are open" in out
+    assert "  Progressing: Baking, 50 % until" in out
+    assert "CHG-20261124-030 is RolledBack: back at stable: ErrorRate" in out
 
 
-def test_a_decision_that_does_not_count_is_an_error(guarded: Bed, start: Callable[..., Watching]) -> None:
-    at(guarded, "CHG-20261124-031", ASKED)
-    seen = start(guarded, "approve", "CHG-20261124-031", "-n", SHOP, "--tests", "ran", terminal=False, user="bob")
-    rule(guarded, "CHG-20261124-031", ASKED, Action.APPROVE, "AnotherRevision: the change is about 1234 now")
-    assert seen.end() == 1
-    assert "does not count: AnotherRevision: the change is about 1234 now" in seen.text
+def test_a_decision_that_does_not_count_is_an_error(patient: Bed, run: Run) -> None:
+    at(patient, "CHG-20261124-031", ASKED)
+    refusal = "AnotherRevision: the change is about 1234 now"
+    with ThreadPoolExecutor(1) as controller:
+        played = controller.submit(rule, patient, "CHG-20261124-031", ASKED, Action.APPROVE, refusal)
+        code, _, err = run("approve", "CHG-20261124-031", "-n", SHOP, "--tests", "ran")
+        played.result()
+    assert (code, f"does not count: {refusal}" in err) == (1, True)
 
 
 def test_on_a_terminal_people_are_asked_and_may_say_no(guarded: Bed, start: Callable[..., Watching]) -> None:
