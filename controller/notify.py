@@ -143,7 +143,7 @@ class Notifier:
         waiting = self._waiting(line)
         self._forget(line, waiting)
         ready = [each for each in waiting if line.refused.get(notice_id(*each), (0, self._now()))[1] <= self._now()]
-        if not ready or not self._leads():
+        if not ready:
             return None
         for change, told in sorted(ready, key=_urgency)[:AT_ONCE]:
             if not self._leads():

@@ -191,6 +191,12 @@ def test_no_text_makes_a_link_a_mention_or_an_end_of_the_code(text: str) -> None
     json.dumps(body(CHAT, CHANGE, replace(TOLD, text=text), "")).encode("utf-8", "strict")
 
 
+def test_a_long_text_is_cut_between_characters_and_not_inside_an_escape() -> None:
+    shown = slack_text("&" * 4000)
+    assert 2890 < len(shown) <= 3000
+    assert shown == "&amp;" * (len(shown) // 5) + "…"
+
+
 @given(st.text(max_size=200))
 def test_nothing_that_slack_reads_is_lost(text: str) -> None:
     shown = slack_text(text).replace("\u2060", "").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
