@@ -28,6 +28,7 @@ from testbed.bed import Bed
 from testbed.load import Load, Summary
 from testbed.process import Process
 from testbed.waiting import eventually
+from tests.e2e.hooks import Hooks
 
 SIDE_BY_SIDE = 8
 BAKE = timedelta(seconds=3)
@@ -98,8 +99,8 @@ class Users:
 class Serin:
     """What all tests share: the bed, the controller, the policy in force, and a loop that the users run in."""
 
-    def __init__(self, bed: Bed, controller: Process) -> None:
-        self.bed, self.controller, self.api = bed, controller, Api(bed)
+    def __init__(self, bed: Bed, controller: Process, hooks: Hooks) -> None:
+        self.bed, self.controller, self.hooks, self.api = bed, controller, hooks, Api(bed)
         self.policy_lock = threading.Lock()
         self._policies: dict[str, Mapping[str, Any]] = {}
         self._ids = itertools.count(1)
@@ -221,17 +222,18 @@ class Played(stage.App):
 @pytest.fixture(scope="session")
 def serin(bed: Bed) -> Iterator[Serin]:
     stage.install(bed)
-    controller = stage.controller(
-        bed, SERIN_LEASE_DURATION="6s", SERIN_LEASE_RENEW_DEADLINE="4s", SERIN_LEASE_RETRY="500ms"
-    )
+    hooks = Hooks()
+    lease = {"SERIN_LEASE_DURATION": "6s", "SERIN_LEASE_RENEW_DEADLINE": "4s", "SERIN_LEASE_RETRY": "500ms"}
+    controller = stage.controller(bed, "serin", port=stage.LISTEN_PORT, **lease, **hooks.settings)
     controller.start()
-    serin = Serin(bed, controller)
+    serin = Serin(bed, controller, hooks)
     serin.set_policy({"minRequests": 9})  # not the shipped one, whatever the first test asks for
     for kind in ("normal", "emergency"):
         serin.set_policy({"minRequests": 0}, kind)
     yield serin
     serin.close()
     controller.stop()
+    hooks.close()
 
 
 @pytest.fixture(scope="module")
