@@ -128,7 +128,7 @@ def quick(kind: str) -> Policy:
 
 def urgent() -> Policy:
     spec = yaml.safe_load((SHIPPED / "emergency.yaml").read_text())["spec"]
-    return replace(parse_policy(spec, frozenset(PRESETS)), steps=QUICK)
+    return policy("emergency", steps=QUICK, approval=parse_policy(spec, frozenset(PRESETS)).approval)
 
 
 HEALTHY = ["change.started", "change.advanced", "change.advanced", "change.promoting", "change.completed"]
