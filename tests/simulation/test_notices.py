@@ -15,9 +15,9 @@ from controller.core.plan import Intent
 from controller.core.policy import ChangeType, Policy, Step, parse_policy
 from controller.errors import ConflictError
 from controller.metrics.presets import PRESETS
-from controller.reconcile import LAST_WORDS_MAX, Reconciler
+from controller.reconcile import LAST_WORDS_MAX, Outbox
 from tests.simulation.test_world import SHIPPED, policy
-from tests.simulation.world import BEGIN, MAIN, Silent, Trouble, World
+from tests.simulation.world import BEGIN, MAIN, Trouble, World
 
 HOUR = timedelta(hours=1)
 CHAT, PAGER = Route("chat"), Route("pager", audiences=("cto",))
@@ -56,17 +56,9 @@ class Heard(World):
         self.died = False
         super().__init__(policy, trouble)
 
-    def start_controller(self) -> Reconciler:
+    def outbox(self) -> Outbox:
         self.mail = Mail(self.routes, self.dead)
-        return Reconciler(
-            self,
-            self,
-            Silent(),
-            leads=lambda: True,
-            measured=lambda *_: self.measurements(),
-            now=lambda: self.now,
-            outbox=self.mail,
-        )
+        return self.mail
 
     def die(self) -> None:
         self.died = True

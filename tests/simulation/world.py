@@ -59,7 +59,7 @@ from controller.core.plan import (
 )
 from controller.core.policy import ChangeType, Policy
 from controller.errors import ConflictError, PermanentError
-from controller.reconcile import Reconciler
+from controller.reconcile import NOBODY, Outbox, Reconciler
 
 BEGIN = datetime(2026, 11, 23, 8, tzinfo=UTC)
 SIZE = 10
@@ -247,7 +247,12 @@ class World:
             leads=lambda: True,
             measured=lambda *_: self.measurements(),
             now=lambda: self.now,
+            outbox=self.outbox(),
         )
+
+    def outbox(self) -> Outbox:
+        """Nobody is told anything; a new process asks for it anew."""
+        return NOBODY
 
     # --- Time ---
 
