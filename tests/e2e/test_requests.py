@@ -222,7 +222,7 @@ def test_a_policy_that_cannot_be_used_holds_and_one_that_goes_is_remembered(app:
         app.bed.apply(broken)
         assert "influx" in other.wait(change, "Waiting", reason="InvalidPolicy", within=QUICK)["message"]
     finally:
-        app.serin._policy = {"forgotten": True}
+        app.serin._policies.clear()
         app.serin.set_policy({})
     other.wait(change, "Progressing", within=QUICK)
     assert app.wait(running, "Progressing", "Completed", within=LONG)["policy"]["steps"][0]["bake"] == "20s"
