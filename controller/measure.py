@@ -8,7 +8,7 @@ from typing import NoReturn, Protocol
 import structlog
 
 from controller.core.gates import ABOUT_STABLE
-from controller.core.model import Change, Measurements, Phase, State, Strategy, Target
+from controller.core.model import Change, Measurements, Phase, Stage, State, Strategy, Target
 from controller.core.policy import Policy
 from controller.metrics.source import Subject
 
@@ -92,14 +92,17 @@ def subjects_of(change: Change, state: State, now: datetime) -> Iterable[Subject
                 policy=policy,
                 preset=policy.metrics.preset if target.strategy is Strategy.CANARY else "pods",
                 services=target.services,
-                canary_pods=_canary_pods(target) if exposed else "",
-                stable_pods=f"{target.stable_replica_set}-",
+                canary_pods=_canary_pods(state, target) if exposed else "",
+                stable_pods=f"{target.replica_set if state.stage is Stage.WATCH else target.stable_replica_set}-",
                 since=_since(state, target, policy, now),
             )
 
 
-def _canary_pods(target: Target) -> str:
-    return f"{target.canary}-" if target.strategy is Strategy.CANARY else f"{target.replica_set}-"
+def _canary_pods(state: State, target: Target) -> str:
+    """Once a canary is promoted and gone, the Deployment's own pods are the only arm."""
+    if target.strategy is Strategy.NATIVE:
+        return f"{target.replica_set}-"
+    return "" if state.stage is Stage.WATCH else f"{target.canary}-"
 
 
 def _since(state: State, target: Target, policy: Policy, now: datetime) -> datetime:

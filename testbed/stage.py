@@ -63,11 +63,11 @@ def install(bed: Bed) -> None:
 def policy(kind: str, *, bakes: Sequence[timedelta], **changes: Any) -> Manifest:
     """The ChangePolicy `kind` that we ship, with other bakes (one a step) and other fields of its spec.
 
-    It has no window, scope or form unless `changes` give one: what is played on a bed starts at any time, and changes
-    whatever it likes.
+    It has no window, scope, form or watch unless `changes` give one: what is played on a bed starts at any time,
+    changes whatever it likes, and ends with its promotion.
     """
     shipped: Manifest = yaml.safe_load((ROOT / "policies" / f"{kind}.yaml").read_text())
-    spec = {name: value for name, value in shipped["spec"].items() if name not in ("window", "scope", "form")}
+    spec = {name: value for name, value in shipped["spec"].items() if name not in ("window", "scope", "form", "after")}
     for step, bake in zip(spec["steps"], bakes, strict=True):
         step["bake"] = f"{int(bake / timedelta(milliseconds=1))}ms"
     return {**shipped, "spec": {**spec, **changes}}

@@ -157,7 +157,9 @@ DIFFERING_MOST = 6
 
 def under_watch(state: State) -> bool:
     """A breach would roll it back."""
-    return state.phase is Phase.PROGRESSING or (state.phase is Phase.PROMOTING and state.stage is Stage.ROLL)
+    return state.phase is Phase.PROGRESSING or (
+        state.phase is Phase.PROMOTING and state.stage in (Stage.ROLL, Stage.WATCH)
+    )
 
 
 def _header(change: Change, state: State, now: datetime, live: Sequence["Live"]) -> Table:
@@ -262,6 +264,9 @@ def _promotion(state: State, policy: Policy, now: datetime) -> str:
         return ""
     if state.stage is Stage.ROLL and state.settled_at:
         return f"watched, {length(state.settled_at + policy.steps[-1].bake - now)} left"
+    if state.stage is Stage.WATCH and state.entered_at:
+        left = state.entered_at + policy.after.watch - now
+        return f"done, and watched{f', {length(left)} left' if left > timedelta() else ''}"
     return STAGES[state.stage]
 
 
@@ -322,7 +327,7 @@ def _limits(change: Change, state: State, policy: Policy, now: datetime) -> Tabl
     """What would roll it back, or hold it where it cannot go back, and how near it is to that."""
     table = _pairs()
     comes, goes_back = ("held", "held") if state.forward_only else ("back to stable", "back")
-    for i, text in enumerate(limits(change, policy)):
+    for i, text in enumerate(limits(change, policy, promoted=state.stage is Stage.WATCH)):
         table.add_row(comes if i == 0 else "", _text(f"{'if' if i == 0 else 'or'} {text}"))
     sustained = {rule.name: rule.sustained for rule in policy.rules}
     for breach in state.breaches:
@@ -335,8 +340,8 @@ def _limits(change: Change, state: State, policy: Policy, now: datetime) -> Tabl
     return table
 
 
-def limits(change: Change, policy: Policy) -> Iterator[str]:
-    """Each of which alone sends the traffic back to stable."""
+def limits(change: Change, policy: Policy, *, promoted: bool = False) -> Iterator[str]:
+    """Each of which alone sends the traffic back to stable; once all pods are replaced, the Deployment."""
     for rule in policy.rules:
         what = f"answers slower than {format_duration(rule.slower_than)}" if rule.slower_than else "failed requests"
         most, window = format_ratio(rule.bad_ratio_max), format_duration(rule.window)
@@ -346,6 +351,8 @@ def limits(change: Change, policy: Policy) -> Iterator[str]:
         yield f"an alert with {labels} begins"
     health = policy.health
     yield f"a pod crashes, over {health.restarts_max} restarts, or too few ready for {length(health.not_ready_max)}"
+    if promoted:
+        return
     yield f"new pods not ready in {length(health.progress_deadline)}, or no data for {length(policy.no_data_deadline)}"
 
 

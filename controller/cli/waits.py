@@ -212,7 +212,7 @@ def _way_back(state: State) -> str:
         return "kubectl serin revert {name} -n {namespace}"
     if state.phase is Phase.WAITING:
         return "kubectl apply -f FILE  # with the manifests that ran before"
-    going = state.phase in (Phase.PROGRESSING, Phase.PROMOTING) and state.stage in (None, Stage.ROLL)
+    going = state.phase in (Phase.PROGRESSING, Phase.PROMOTING) and state.stage in (None, Stage.ROLL, Stage.WATCH)
     return "kubectl serin rollback {change} --reason 'TEXT'" if going else ""
 
 
@@ -262,6 +262,8 @@ def _until(change: Change, state: State, policy: Policy) -> tuple[datetime | Non
         return state.entered_at + policy.capacity_wait_max, "the traffic returns all the same"
     if state.phase is Phase.PROGRESSING:
         return _until_the_next_step(state, policy, state.entered_at)
+    if state.stage is Stage.WATCH:
+        return state.entered_at + policy.after.watch, "completed"
     if state.phase is Phase.PROMOTING and state.stage is Stage.ROLL:
         if state.settled_at:
             return state.settled_at + policy.steps[-1].bake, "completed"

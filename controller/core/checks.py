@@ -163,7 +163,8 @@ def pods_not_ready(state: State, observation: Observation, policy: Policy, now: 
         if since and now - since >= policy.health.not_ready_max:
             lasted = format_duration(policy.health.not_ready_max)
             own = seen.deployment.ready if seen.deployment else 0
-            ready = seen.canary.ready if target.strategy is Strategy.CANARY else own
+            by_canary = target.strategy is Strategy.CANARY and state.stage is not Stage.WATCH
+            ready = seen.canary.ready if by_canary else own
             message = f"only {ready} new pods of {target.name} ready for {lasted}: fewer than their traffic needs"
             return Finding("NotReady", message, rejected=True)
     return None
@@ -176,9 +177,9 @@ def carried(state: State, seen: Seen) -> int:
 
 def too_few_ready(state: State, target: Target, seen: Seen) -> bool:
     """Fewer ready pods of the new revision than their traffic needs; those that are leaving never count against it."""
-    if state.stage not in (None, Stage.ROLL):
+    if state.stage not in (None, Stage.ROLL, Stage.WATCH):
         return False
-    if target.strategy is Strategy.CANARY:
+    if target.strategy is Strategy.CANARY and state.stage is not Stage.WATCH:
         leaving, weight = sum(pod.leaving for pod in seen.canary.pods), carried(state, seen)
         return weight > 0 and seen.canary.ready + leaving < need(target.judged or target.replicas, weight)
     d = seen.deployment
@@ -634,4 +635,28 @@ def watching(state: State, observation: Observation, policy: Policy, now: dateti
     if state.settled_at is None or now < state.settled_at + bake:
         until = f" until {state.settled_at + bake:%H:%M:%S} UTC" if state.settled_at else ""
         return Finding("Watching", f"rolled out; watched{until}")
+    return None
+
+
+def watched(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """After the promotion, for as long as the policy says; a newer template ends it, for it is another change's.
+
+    A limit that is exceeded at its end is proven or refuted first; missing data is waited for, but not for ever.
+    """
+    still = any(seen.deployment and seen.deployment.revision == t.revision for t, seen in targets(state, observation))
+    if state.stage is not Stage.WATCH or state.settled_at is None or not still:
+        return None
+    until = state.settled_at + policy.after.watch
+    bad = {(b.rule, b.target) for b in state.breaches if b.last_bad}
+    exceeded = next((e for e in state.evidence if (e.rule, e.target) in bad), None)
+    if exceeded and now < until + max(rule.sustained for rule in policy.rules):
+        return Finding("OverLimit", exceeded.message)
+    if now < until:
+        return Finding("Watching", f"promoted; watched until {until:%H:%M:%S} UTC")
+    since = state.no_data_since
+    if since and now - since < policy.no_data_deadline:
+        ends = f"ends without at {since + policy.no_data_deadline:%H:%M:%S} UTC"
+        return Finding(
+            "NoData", f"{no_data_cause(state, observation, policy, now)}; the watch waits for it, and {ends}"
+        )
     return None

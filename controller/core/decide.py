@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from controller.core import checks, gates
 from controller.core.checks import DATA_PLANE_LAG, Check, Finding, recovered, stable_alone, stable_covers, targets
+from controller.core.codec import format_duration
 from controller.core.decisions import last, objection, take_in
 from controller.core.model import (
     Action,
@@ -138,8 +139,9 @@ def conclude(state: State, observation: Observation, policy: Policy, now: dateti
 def _stay(state: State, observation: Observation, finding: Finding) -> State:
     """Evidence against what cannot go back: its weight stays, and a person decides."""
     why, way_back = "it cannot go back by itself (forwardOnly)", gates.way_back(observation)
-    warning = f"CannotGoBack: {finding.reason}, and {why}: it stays at {state.weight} %; {way_back}"
-    message = f"{finding.message}; {why} and stays at {state.weight} %; {way_back}"
+    where = "as it is" if state.promoted else f"at {state.weight} %"
+    warning = f"CannotGoBack: {finding.reason}, and {why}: it stays {where}; {way_back}"
+    message = f"{finding.message}; {why} and stays {where}; {way_back}"
     return replace(state, reason=finding.reason, message=message, warnings=(*state.warnings, warning))
 
 
@@ -176,7 +178,9 @@ def _asked_for(state: State, observation: Observation) -> bool:
 def start(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
     if state.revert:
         quick = tuple(replace(step, bake=min(step.bake, policy.revert_bake)) for step in policy.steps)
-        policy = replace(policy, steps=quick)
+        policy = replace(
+            policy, steps=quick, after=replace(policy.after, watch=min(policy.after.watch, policy.revert_bake))
+        )
     approval = gates.approval(state, observation, policy, now)
     state = replace(state, started_at=now, policy=policy, approval=approval)
     if any(t.strategy is Strategy.CANARY for t in state.targets):
@@ -268,6 +272,8 @@ def _awaited(state: State, target: Target, seen: Seen, policy: Policy, now: date
     if seen.deployment is None:
         bound = policy.health.progress_deadline if seen.successor else CREATED_ANEW_WITHIN
         return bool(seen.canary.ready) and not taken_in and waited < bound
+    if seen.deployment.revision not in (target.revision, target.stable_revision) and seen.canary.deployment is None:
+        return False  # another change's template, after the canary: nothing that is ours would bring stable back
     if recovered(state, target, seen):
         return state.promoted and not taken_in and waited < policy.capacity_wait_max
     if deleting and waited >= policy.health.progress_deadline:
@@ -296,12 +302,25 @@ def _wind_up(state: State, observation: Observation, policy: Policy, now: dateti
         gone = any(seen.deployment is None for seen in seen_all)
         longest = min(policy.drain_max, CREATED_ANEW_WITHIN) if gone else policy.drain_max
         if _drained(state, observation) or now - state.entered_at >= longest:
-            return enter(state, state.phase, now, "CleaningUp", "removing the canary", stage=Stage.CLEAN, weight=0)
+            return _after_drain(state, policy, now)
         return state
+    if state.stage is Stage.WATCH:
+        state = replace(state, low_evidence=state.low_evidence or state.no_data_since is not None)
+        return enter(state, state.phase, now, "CleaningUp", "the watch is over", stage=Stage.CLEAN, weight=0)
     if any(_leftovers(state, t, seen) for t, seen in targets(state, observation)):
         return state
     outcome = Phase.COMPLETED if state.phase is Phase.PROMOTING else (state.outcome or Phase.ROLLED_BACK)
     return enter(state, outcome, now, state.cause or "Completed", message, weight=0)
+
+
+def _after_drain(state: State, policy: Policy, now: datetime) -> State:
+    """What has nothing to go back to is not watched."""
+    watch = policy.after.watch
+    if state.phase is Phase.PROMOTING and watch and any(t.stable_revision for t in state.targets):
+        message = f"the Deployment has all the traffic and is watched for {format_duration(watch)}"
+        # What it answers itself is judged from here on.
+        return enter(replace(state, breaches=()), state.phase, now, "Watching", message, stage=Stage.WATCH, weight=0)
+    return enter(state, state.phase, now, "CleaningUp", "removing the canary", stage=Stage.CLEAN, weight=0)
 
 
 def _drained(state: State, observation: Observation) -> bool:
@@ -405,7 +424,7 @@ RULES = {
             checks.progress_deadline,
             checks.inconclusive,
         ),
-        hold=(checks.write_refused, checks.rolling, checks.over_limit, checks.watching),
+        hold=(checks.write_refused, checks.rolling, checks.over_limit, checks.watching, checks.watched),
         advance=promotion,
     ),
     Phase.ROLLING_BACK: Rules(roll_back=(), hold=(), advance=rolling_back),
@@ -437,7 +456,9 @@ def _gist(state: State) -> State:
         measured_at=None,
         audit=replace(state.audit, last=(), intent=""),
         message="" if state.reason in CHATTY else state.message,
-        evidence=tuple(replace(e, value="", message="", requests=0, bad=0, data_at=None) for e in state.evidence),
+        evidence=tuple(
+            replace(e, value="", message="", requests=0, bad=0, data_at=None, stable=None) for e in state.evidence
+        ),
         breaches=tuple(replace(b, bad_for=timedelta(), last_at=None) for b in state.breaches),
     )
 
@@ -452,6 +473,8 @@ def recheck_after(state: State, policy: Policy, now: datetime) -> timedelta | No
     if state.phase is Phase.PROGRESSING and state.settled_at:
         left = state.settled_at + checks.bake(state, policy) - now
         return max(min(left, timedelta(seconds=5)), soon)
+    if state.stage is Stage.WATCH and state.settled_at:
+        return max(min(state.settled_at + policy.after.watch - now, timedelta(seconds=5)), soon)
     return soon
 
 

@@ -5,9 +5,9 @@ from datetime import datetime
 
 from controller.core import slo
 from controller.core.checks import low_traffic_until
-from controller.core.codec import format_duration, format_ratio
+from controller.core.codec import Ratio, format_duration, format_ratio
 from controller.core.decisions import hurried
-from controller.core.model import Arm, Breach, Evidence, Observation, Phase, State, Strategy, Target, Verdict
+from controller.core.model import Arm, Breach, Evidence, Observation, Phase, Stage, State, Strategy, Target, Verdict
 from controller.core.policy import ChangeType, LowTraffic, Policy, Rule
 
 MESSAGE_MAX = 240
@@ -51,10 +51,13 @@ def judge(state: State, observation: Observation, policy: Policy, now: datetime)
 
 
 def _read(state: State, observation: Observation, policy: Policy, target: Target, rule: Rule, now: datetime) -> Reading:
-    measured, since = observation.measurements, state.weighted_at
+    watch = state.stage is Stage.WATCH
+    measured, since = observation.measurements, state.entered_at if watch else state.weighted_at
     assert since is not None
     arms = measured.arms if measured else {}
     canary, stable = (arms.get((target.name, rule.name, side), Arm()) for side in ("canary", "stable"))
+    if watch and target.strategy is Strategy.CANARY:
+        canary, stable = stable, Arm()  # the Deployment's own traffic is the new revision's now
     # What the canary before this one answered, under the same name, is not this one's.
     canary = replace(canary, samples=tuple(sample for sample in canary.samples if sample.at > since))
     known = next((b for b in state.breaches if (b.rule, b.target) == (rule.name, target.name)), None)
@@ -81,12 +84,17 @@ def _evidence(state: State, observation: Observation, policy: Policy, r: Reading
     at = r.breach.last_at or now
     share = Share(*slo.window(r.canary.samples, at, r.rule.window))
     stable = Share(*slo.window(r.stable.samples, at, r.rule.window))
-    verdict, why = _verdict(state, observation, policy, r, now, spared=stable.ratio >= share.ratio and stable.total > 0)
+    known = next((e for e in state.evidence if (e.rule, e.target) == (r.rule.name, r.target.name)), None)
+    had = Ratio(round(stable.ratio, 4)) if stable.total else known.stable if known else None
+    compared = had if state.stage is Stage.WATCH else stable.ratio if stable.total else None
+    spared = compared is not None and compared >= share.ratio
+    verdict, why = _verdict(state, observation, policy, r, now, spared=spared)
     limit = r.rule.bad_ratio_max
     what = f"answers slower than {format_duration(r.rule.slower_than)}" if r.rule.slower_than else "fails"
     counted = f"{share} of {share.total:.0f} requests in {format_duration(r.rule.window)}"
     also = f"; stable is failing too ({stable})" if stable.total and stable.ratio > limit else ""
-    text = f"{r.target.name} {what} {counted} (limit {format_ratio(limit)}, stable {stable}){why}{also}"
+    beside = f", stable {stable}" if state.stage is not Stage.WATCH else ", promoted"
+    text = f"{r.target.name} {what} {counted} (limit {format_ratio(limit)}{beside}){why}{also}"
     return Evidence(
         rule=r.rule.name,
         target=r.target.name,
@@ -97,6 +105,7 @@ def _evidence(state: State, observation: Observation, policy: Policy, r: Reading
         requests=round(total),
         bad=round(bad),
         data_at=r.breach.last_at if r.canary.samples else None,
+        stable=had,
     )
 
 

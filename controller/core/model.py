@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Self
 
-from controller.core.codec import JSON
+from controller.core.codec import JSON, Ratio
 from controller.core.diff import Difference, Image
 from controller.core.policy import ChangeType, Policy
 from controller.core.template import canary_name
@@ -39,6 +39,8 @@ class Stage(StrEnum):
     """The traffic goes back to the user's Service."""
     DRAIN = "Drain"
     """Requests in flight at the canary end."""
+    WATCH = "Watch"
+    """After the promotion the canary is gone and the Deployment is watched; its stable template can be brought back."""
     CLEAN = "Clean"
     """The canary and all else that is ours is removed."""
 
@@ -208,6 +210,8 @@ class Evidence:
     requests: int = 0
     bad: int = 0
     data_at: datetime | None = None
+    stable: Ratio | None = None
+    """The share of bad requests that stable had when it last had any."""
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ def plan(state: State, observation: Observation) -> tuple[Intent, ...]:
     waits for another one that cannot be written. Everything else is written in its order.
     """
     lacking = [list(_writes(state, target, seen)) for target, seen in targets(state, observation)]
-    if state.stage in (Stage.RETURN, Stage.CLEAN) or (state.stage is Stage.RECOVER and not state.promoted):
+    if state.stage in (Stage.RETURN, Stage.WATCH, Stage.CLEAN) or (state.stage is Stage.RECOVER and not state.promoted):
         return tuple(write for writes in lacking for write in writes)
     firsts = tuple(writes[0] for writes in lacking if writes)
     return firsts if state.phase is Phase.ROLLING_BACK else (firsts or tuple(_jobs(state)))[:1]
@@ -175,6 +175,8 @@ def _writes(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
                 yield from _raise_traffic(state, target, seen)
             elif seen.deployment and stable_covers(target, seen):
                 yield from _return(target, seen)
+        case _, Stage.WATCH:
+            yield from _watch(target, seen)
         case _, Stage.RETURN:
             yield from _return(target, seen)
         case _, Stage.CLEAN:
@@ -276,8 +278,24 @@ def _return(target: Target, seen: Seen) -> Iterator[Intent]:
             yield Shift(target, route.key, 0)
 
 
+def _watch(target: Target, seen: Seen) -> Iterator[Intent]:
+    """Without the canary, which is of the new revision; the template is locked, but for an Emergency."""
+    yield from _remove(target, seen)
+    d = seen.deployment
+    if d and d.held == Held.PROMOTING and d.revision == target.revision:
+        yield Mark(target, d, Held.RUNNING)
+
+
 def clean_up(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
     """What is still to be removed or put back at the end; nothing when nothing of ours is left of this Deployment."""
+    yield from _remove(target, seen)
+    gone = seen.canary.deployment is None and all(route.intact for route in seen.routes)
+    if gone and seen.deployment and (intent := _settle_deployment(state, target, seen)):
+        yield intent
+
+
+def _remove(target: Target, seen: Seen) -> Iterator[Intent]:
+    """The canary and what goes with it."""
     named = [route.key for route in seen.routes if not route.intact]
     yield from (PutBack(target, key) for key in named)
     if named:
@@ -291,8 +309,6 @@ def clean_up(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
     floor, scaler = target.floor, seen.autoscaler
     if floor and scaler and scaler.name == floor.name and scaler.ours and scaler.min_replicas != floor.min_replicas:
         yield SetFloor(target, floor.name, floor.min_replicas)
-    if seen.deployment and (intent := _settle_deployment(state, target, seen)):
-        yield intent
 
 
 def _settle_deployment(state: State, target: Target, seen: Seen) -> Intent | None:

@@ -193,6 +193,14 @@ class Before:
 
 
 @dataclass(frozen=True)
+class After:
+    """What follows the promotion, before the change ends."""
+
+    watch: timedelta = timedelta()
+    """How long the Deployment is judged by its own traffic, with the stable template to go back to."""
+
+
+@dataclass(frozen=True)
 class Policy:
     """The spec of a ChangePolicy; its name is the change type."""
 
@@ -200,6 +208,7 @@ class Policy:
     approval: Approval = Approval()
     review: ReviewRules = ReviewRules()
     before: Before = Before()
+    after: After = After()
     window: Window = field(default_factory=Window)
     form: Form = Form()
     scope: Scope | None = None
@@ -235,7 +244,7 @@ class Policy:
         With a canary: every bake, twice over where too few requests prolong it (`checks.low_traffic_until`); one
         `progress_deadline` for all pods to get ready, those of the steps and those of the rolling update; and the
         drain. Without one: the rolling update and the last step's bake, in which it is watched. Waits for data, and
-        the way back, are not in it.
+        the way back, are not in it, nor the watch afterwards: nothing moves forward in it.
         """
         if not canary:
             return self.health.progress_deadline + self.steps[-1].bake

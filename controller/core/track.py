@@ -57,7 +57,8 @@ def track(state: State, observation: Observation, policy: Policy, now: datetime)
     )
     state = _progressed(state, observation, policy, now)
     # Once the traffic has gone back there is nothing to judge: the evidence stays as it was.
-    exposed = state.phase is Phase.PROGRESSING or (state.phase is Phase.PROMOTING and state.stage is Stage.ROLL)
+    watched = state.phase is Phase.PROMOTING and state.stage in (Stage.ROLL, Stage.WATCH)
+    exposed = state.phase is Phase.PROGRESSING or watched
     return judge(state, observation, policy, now) if exposed else state
 
 
@@ -219,6 +220,8 @@ def _settled_at(state: State, observation: Observation, policy: Policy, now: dat
         # A pod that is evicted later does not start the watch anew.
         done = all(takes_over(state, t, seen, policy, now) for t, seen in targets(state, observation))
         return state.settled_at or (now if done else None)
+    if state.stage is Stage.WATCH:
+        return state.entered_at
     if state.stage is Stage.RECOVER:
         back = all(recovered(state, t, seen) for t, seen in targets(state, observation))
         return (state.settled_at or now) if back else None

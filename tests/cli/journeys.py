@@ -28,7 +28,7 @@ from controller.core.model import (
     Transition,
     Verdict,
 )
-from controller.core.policy import Approval, ChangeType, Policy, Slo, Step
+from controller.core.policy import After, Approval, ChangeType, Policy, Slo, Step
 from controller.core.windows import Opening
 
 START = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
@@ -378,6 +378,32 @@ JOURNEYS: dict[str, tuple[Change, State, Policy | None]] = {
             evidence=(),
             history=(
                 record(14, Phase.PROMOTING, 0, 0, "Started", "by its own rolling update, under watch", Stage.ROLL),
+            ),
+        ),
+        None,
+    ),
+    "watched-after-the-promotion": (
+        CHANGE,
+        replace(
+            PROMOTING,
+            stage=Stage.WATCH,
+            weight=0,
+            reason="Watching",
+            message="promoted; watched until 08:29:00 UTC",
+            settled_at=after(14),
+            policy=replace(POLICY, after=After(timedelta(minutes=15))),
+            evidence=(
+                Evidence(
+                    "error-rate",
+                    "shop",
+                    Verdict.PASS,
+                    "0.1%",
+                    "1%",
+                    "error-rate: shop fails 0.1% of 6000 requests in 1m (limit 1%, promoted)",
+                    6000,
+                    6,
+                    after(14.9),
+                ),
             ),
         ),
         None,

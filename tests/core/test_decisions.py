@@ -24,9 +24,8 @@ REVIEW = Review(Outcome.SUCCESSFUL, "all met", "none")
 
 def shipped(kind: ChangeType) -> Policy:
     spec = yaml.safe_load((SHIPPED / f"{kind}.yaml").read_text())["spec"]
-    spec.pop("form", None)
-    spec.pop("window", None)
-    spec.pop("scope", None)
+    for without in ("form", "window", "scope", "after"):
+        spec.pop(without, None)
     return parse_policy(spec, frozenset(PRESETS))
 
 

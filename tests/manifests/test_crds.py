@@ -241,7 +241,7 @@ FULL = State(
         ),
     ),
     breaches=(Breach("error-rate", "shop", timedelta(minutes=4, milliseconds=250), MOMENT, True),),
-    evidence=(Evidence("error-rate", "shop", Verdict.FAIL, "20%", "1%", "too many", 100, 20, MOMENT),),
+    evidence=(Evidence("error-rate", "shop", Verdict.FAIL, "20%", "1%", "too many", 100, 20, MOMENT, Ratio(0.01)),),
     history=(Transition(MOMENT, Phase.PROGRESSING, 1, 50, "Advanced", "step 2 of 3: 50 %", Stage.ROLL),),
     warnings=("PolicyNotFound: there is no ChangePolicy normal",),
     told=(

@@ -261,7 +261,7 @@ class World:
         restarts = sorted(self.trouble.restarts)
         while self.now - BEGIN < until and not self.state.phase.terminal:
             # Little happens while a step bakes: a look every five seconds is what the loop itself asks for.
-            for _ in range(5 if self.state.settled_at and self.state.phase is Phase.PROGRESSING else 1):
+            for _ in range(5 if self.state.settled_at and self.state.stage in (None, Stage.WATCH) else 1):
                 events = len(self.story)
                 self.pass_second()
                 if len(self.story) > events:
