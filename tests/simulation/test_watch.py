@@ -1,5 +1,6 @@
 """After the promotion: what the Deployment answers itself is judged, and the stable template can be brought back."""
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -27,8 +28,8 @@ from controller.core.model import (
 from controller.core.policy import After, Approval, ChangeType, Policy, Step
 from controller.measure import subjects_of
 from tests.core.test_decisions import EARLIER, Desk
-from tests.simulation.test_world import policy
-from tests.simulation.world import BEGIN
+from tests.simulation.test_world import policy, trouble
+from tests.simulation.world import BEGIN, Broken, World
 
 MINUTE = timedelta(minutes=1)
 WATCH = 10 * MINUTE
@@ -323,3 +324,17 @@ def test_evidence_remembers_what_stable_had() -> None:
     world = Watched().promoted()
     assert world.state.evidence
     assert all(e.stable is not None and e.stable < 0.001 for e in world.state.evidence)
+
+
+@pytest.mark.parametrize("fives", range(8))
+def test_whatever_goes_wrong_in_the_watch_nothing_that_must_hold_is_broken_and_it_ends(fives: int) -> None:
+    for seed in range(1000 + fives * 5, 1005 + fives * 5):
+        what = replace(trouble(seed), new_template_at=None)  # its change would start here: it has a test of its own
+        world = World(watching(after=After(35 * MINUTE)), what, seed)
+        try:
+            done = asyncio.run(world.run(timedelta(hours=3)))
+            world.must(done.phase.terminal, "I16: every change ends")
+            if done.phase is Phase.ROLLED_BACK:
+                world.must(bool(world.own["old"].ready_at), "I5: stable is back")
+        except Broken as broken:
+            raise AssertionError(f"seed {seed}: {what}\n{broken}") from None
