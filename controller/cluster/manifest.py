@@ -65,6 +65,7 @@ def deployment(raw: Json) -> Deployment:
         revision=pod_template.revision(spec["template"]),
         template=spec["template"],
         selector=selector.get("matchLabels") or {},
+        strategy=strategy,
         recreate=strategy.get("type") == "Recreate",
         unavailable_max=_count((strategy.get("rollingUpdate") or {}).get("maxUnavailable", "25%"), replicas),
         progress_deadline_seconds=int(spec.get("progressDeadlineSeconds") or 600),
@@ -261,6 +262,25 @@ def _exit_code(pods: Iterable[Json]) -> int | None:
     )
     newest = max(ends, key=lambda ended: str(ended.get("finishedAt") or ""), default=None)
     return int(newest["exitCode"]) if newest else None
+
+
+def lax(raw: Json | None) -> str:
+    """Why an admission policy or binding of ours does not do what it is there for; empty: it does."""
+    if raw is None:
+        return "not found"
+    spec = raw["spec"]
+    if "policyName" not in spec:
+        return "" if spec.get("failurePolicy", "Fail") == "Fail" else "does not fail closed"
+    if spec["policyName"] != raw["metadata"]["name"]:
+        return f"binds {spec['policyName']}"
+    if spec.get("validationActions") is not None and "Deny" not in spec["validationActions"]:
+        return "does not deny"
+    return "leaves some objects out" if _narrowed(spec.get("matchResources") or {}) else ""
+
+
+def _narrowed(match: Json) -> bool:
+    selectors = (match.get("namespaceSelector") or {}, match.get("objectSelector") or {})
+    return any(selectors) or bool(match.get("resourceRules") or match.get("excludeResourceRules"))
 
 
 def selects(selector: Mapping[str, str] | None, labels: Mapping[str, str]) -> bool:

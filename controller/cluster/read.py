@@ -222,16 +222,16 @@ class Cluster:
     # --- What the controller itself needs ---
 
     async def check_admission(self) -> None:
-        """Look whether the admission policies and their bindings exist."""
-        missing = []
+        """Look whether the admission policies are there, bound without exceptions, and refuse what they find."""
+        wrong = []
         for resource, names in REQUIRED_POLICIES.items():
             try:
-                found = {item["metadata"]["name"] for item in (await self._client.list(resource))[0]}
+                found = {item["metadata"]["name"]: item for item in (await self._client.list(resource))[0]}
             except NotServedError:
-                found = set()
-            missing += [f"{resource.kind} {name}" for name in names if name not in found]
+                found = {}
+            wrong += [f"{resource.kind} {name} {why}" for name in names if (why := manifest.lax(found.get(name)))]
         way_on = "install them: kubectl apply --server-side -k policies/"
-        self.lacking = (f"AdmissionMissing: {', '.join(missing)} not found; {way_on}",) if missing else ()
+        self.lacking = (f"AdmissionMissing: {', '.join(wrong)}; {way_on}",) if wrong else ()
 
     # --- One Deployment's question ---
 

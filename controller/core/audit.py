@@ -5,8 +5,6 @@ A record is one line of canonical JSON (keys sorted, no spaces, ASCII). `hash` i
 they tell of, so whoever leads next can write what the one before could not.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
@@ -14,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from controller.core.change import printable
-from controller.core.codec import EMPTY, JSON, camel, encode, format_moment
+from controller.core.codec import EMPTY, JSON, camel, canonical, digest, encode, format_moment
 from controller.core.decisions import approvals
 from controller.core.model import Audit, Change, Evidence, Observation, Ruling, State, Told, Transition
 from controller.core.plan import Intent
@@ -59,14 +57,6 @@ class Head:
 
     seq: int = 0
     hash: str = ""
-
-
-def canonical(value: JSON) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def digest(value: JSON) -> str:
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def chain(head: Head, about: Mapping[str, JSON], records: Sequence[Record]) -> tuple[Head, tuple[str, ...]]:
@@ -150,7 +140,7 @@ PASSED_OVER = frozenset(
             "forward_only",
         ),
         # told by recorded, amended and closed
-        *("revision", "requesters", "closed_at", "review_due_at", "notified_at"),
+        *("revision", "terms", "requesters", "closed_at", "review_due_at", "notified_at"),
         # clocks and counts that decisions rest on
         *("weighted_at", "settled_at", "no_data_since", "measured_at", "breaches", "progress", "progressed_at"),
         # about the record itself

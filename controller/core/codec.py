@@ -6,6 +6,8 @@ One codec for status and policies, so that a bad field is named the same way eve
 import dataclasses
 import enum
 import functools
+import hashlib
+import json
 import math
 import re
 import types
@@ -86,6 +88,16 @@ def format_moment(moment: datetime) -> str:
 
 def format_ratio(value: float) -> str:
     return f"{value * 100:.10g}%"
+
+
+def canonical(value: JSON) -> str:
+    """The one text of a JSON value: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def digest(value: JSON) -> str:
+    """64 hex digits; the same for the same JSON."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def encode(value: object) -> JSON:

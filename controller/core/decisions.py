@@ -35,17 +35,18 @@ def take_in(state: State, observation: Observation, policy: Policy, now: datetim
     for decision in new:
         refusal = next(_refusals(decision, state, observation.change, policy, now), "")
         if not refusal or len(state.decisions) < RULINGS_MAX:
-            state = replace(state, decisions=(*state.decisions, _ruling(decision, refusal, now)))
+            state = replace(state, decisions=(*state.decisions, _ruling(decision, state, refusal, now)))
     return state
 
 
-def _ruling(decision: Decision, refusal: str, now: datetime) -> Ruling:
+def _ruling(decision: Decision, state: State, refusal: str, now: datetime) -> Ruling:
     return Ruling(
         uid=decision.uid,
         action=decision.action,
         by=printable(decision.by, 256),
         at=decision.created_at or now,
         revision=decision.revision,
+        terms=state.terms,
         refusal=refusal,
         reason=printable(decision.reason, TEXT_MAX),
         tests=printable(decision.tests, TEXT_MAX),
@@ -70,7 +71,7 @@ def _refusals(decision: Decision, state: State, change: Change, policy: Policy, 
             f"AnotherRevision: it is about revision {printable(decision.revision, 40)}, and the change is about "
             f"{state.revision} now"
         )
-    if action in OF_OTHERS and decision.by in state.requesters:
+    if action in OF_OTHERS and asked_for(state, decision.by):
         yield f"SelfApproval: {who} asked for {change.change_id}; someone else has to {action.lower()} it"
     robot = decision.by.startswith("system:serviceaccount:")
     if robot and decision.by not in policy.approval.service_accounts:
@@ -115,8 +116,8 @@ def _untimely(decision: Decision, state: State, policy: Policy) -> str:
 
 
 def last(state: State, *actions: Action) -> Ruling | None:
-    """The newest decision of these that counts."""
-    found = [ruling for ruling in state.decisions if ruling.counts and ruling.action in actions]
+    """The newest decision of these that counts, and is about the change as it is now."""
+    found = [ruling for ruling in state.decisions if ruling.action in actions and _holds(ruling, state)]
     return max(found, key=lambda ruling: ruling.at, default=None)
 
 
@@ -132,9 +133,33 @@ def bypass(state: State, observation: Observation, now: datetime) -> Ruling | No
 def _standing(state: State, observation: Observation, action: Action, now: datetime) -> Iterator[Ruling]:
     allowed = {d.uid for d in observation.decisions if d.authorized}
     for ruling in state.decisions:
-        good = ruling.counts and ruling.action is action and ruling.revision == state.revision
-        if good and ruling.uid in allowed and (ruling.expires_at is None or ruling.expires_at > now):
+        good = ruling.action is action and ruling.uid in allowed and _holds(ruling, state)
+        if good and (ruling.expires_at is None or ruling.expires_at > now):
             yield ruling
+
+
+def _holds(ruling: Ruling, state: State) -> bool:
+    """Whether it counts for the change as it is: an amendment voids decisions, and makes its author a requester."""
+    void = ruling.action in BOUND and (ruling.revision, ruling.terms) != (state.revision, state.terms)
+    own = ruling.action in OF_OTHERS and asked_for(state, ruling.by)
+    return ruling.counts and not void and not own
+
+
+_PUNCTUATION = str.maketrans("<>(),;", "      ")
+
+
+def asked_for(state: State, name: str) -> bool:
+    """Whether `name` is one of the requesters.
+
+    Names are claims, too: `Alice <alice@example.com>` is alice, alice@example.com and oidc:alice@example.com.
+    """
+    return any(_same(requester.lower(), name.lower()) for requester in state.requesters)
+
+
+def _same(requester: str, me: str) -> bool:
+    bare = me.replace("#", ":").rpartition(":")[2]
+    words = requester.translate(_PUNCTUATION).split()
+    return requester == me or any(bare in (w, w.partition("@")[0]) or w == bare.partition("@")[0] for w in words)
 
 
 def pause(state: State) -> Ruling | None:

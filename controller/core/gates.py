@@ -26,7 +26,7 @@ def free(state: State, observation: Observation, policy: Policy, now: datetime) 
 def denied(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
     """Someone who might have approved it said no: it is over. It may be asked for anew, under another ID."""
     ruling = last(state, Action.DENY)
-    if ruling is None or policy.approval.when is When.AFTER or ruling.revision != state.revision:
+    if ruling is None or policy.approval.when is When.AFTER:
         return None
     return Finding("Denied", f"{ruling.by} denied it: {ruling.reason}", Phase.DENIED)
 

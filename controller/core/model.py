@@ -242,6 +242,8 @@ class Ruling:
     forward_only: bool = False
     expires_at: datetime | None = None
     review: Review | None = None
+    terms: str = ""
+    """State.terms when it was taken in."""
 
     @property
     def counts(self) -> bool:
@@ -353,6 +355,8 @@ class State:
     """The Deployment was un-paused: a rollback has to stop the roll first."""
     revision: str = ""
     """The pod template, or, of several Deployments, all of them, that decisions about this change have to name."""
+    terms: str = ""
+    """A hash of what else decisions are about, beside the pod template: the change type, and how pods are replaced."""
     requesters: tuple[str, ...] = ()
     """Everyone who asked for it: authenticated by admission, and the author that is claimed. They do not approve it."""
     revert: bool = False
@@ -426,6 +430,8 @@ class Deployment:
     """Another rollout controller that owns it."""
     template_owners: tuple[str, ...] = ()
     """Field managers that own the pod template."""
+    strategy: JSON = None
+    """spec.strategy, as it is."""
     created_at: datetime | None = None
 
 

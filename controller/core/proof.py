@@ -10,8 +10,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any
 
-from controller.core.audit import canonical, digest
-from controller.core.codec import decode
+from controller.core.codec import canonical, decode, digest
 
 FIELDS = frozenset(("at", "change", "hash", "kind", "namespace", "policy", "prev", "revision", "seq", "uid", "what"))
 

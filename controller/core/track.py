@@ -20,6 +20,7 @@ from controller.core.checks import (
     targets,
     too_few_ready,
 )
+from controller.core.codec import digest
 from controller.core.decisions import take_in
 from controller.core.diff import differences, for_record, images
 from controller.core.form import forward_only
@@ -72,6 +73,7 @@ def _ask_around(state: State, observation: Observation, policy: Policy, now: dat
         state,
         targets=found,
         revision=joint_revision({t.name: t.revision for t in found}),
+        terms=_terms(observation),
         requesters=_requesters(observation),
         revert=_is_revert(found, observation),
         forward_only=forward_only(observation.change.spec),
@@ -95,6 +97,13 @@ def _scheduled(found: Timing, before: Opening | None) -> Opening | None:
     if found.may_start and before and before.end == opening.end:
         return before
     return replace(opening, start=found.start_at or opening.start)
+
+
+def _terms(observation: Observation) -> str:
+    change = observation.change
+    found = (seen.deployment for seen in observation.targets.values())
+    strategies = {d.name: d.strategy for d in found if d and ours(change, d)}
+    return digest([change.type, strategies])[:10]
 
 
 def _requesters(observation: Observation) -> tuple[str, ...]:

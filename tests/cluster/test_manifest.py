@@ -1,10 +1,16 @@
 """What is read of an object of the API server."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from controller.cluster import manifest
+from controller.cluster.manifest import lax
+from controller.cluster.read import REQUIRED_POLICIES
+
+REQUIRED = {name for names in REQUIRED_POLICIES.values() for name in names}
 
 
 @pytest.mark.parametrize(
@@ -19,3 +25,37 @@ from controller.cluster import manifest
 def test_who_wrote_min_replicas_last(entries: list[dict[str, Any]], ours: bool) -> None:
     raw = {"metadata": {"name": "shop", "managedFields": entries}, "spec": {"minReplicas": 3, "maxReplicas": 9}}
     assert manifest.autoscaler(raw).ours is ours
+
+
+POLICY = {"metadata": {"name": "serin-guard"}, "spec": {"failurePolicy": "Fail"}}
+BINDING = {"metadata": {"name": "serin-guard"}, "spec": {"policyName": "serin-guard", "validationActions": ["Deny"]}}
+
+
+def spec(raw: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {**raw, "spec": {**raw["spec"], **changes}}
+
+
+def test_admission_policies_as_we_ship_them_are_strict() -> None:
+    for path in (Path(__file__).parents[2] / "policies/admission").glob("*.yaml"):
+        for raw in yaml.safe_load_all(path.read_text()):
+            if "Admission" in raw["kind"] and raw["metadata"]["name"] in REQUIRED:
+                assert lax(raw) == "", raw["metadata"]["name"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        (None, "not found"),
+        (spec(POLICY, failurePolicy="Ignore"), "does not fail closed"),
+        (spec(BINDING, validationActions=["Warn", "Audit"]), "does not deny"),
+        (spec(BINDING, policyName="something-lax"), "binds something-lax"),
+        (spec(BINDING, matchResources={"namespaceSelector": {"matchLabels": {"a": "b"}}}), "leaves some objects out"),
+        (spec(BINDING, matchResources={"excludeResourceRules": [{"resources": ["*"]}]}), "leaves some objects out"),
+    ],
+)
+def test_what_is_there_and_does_nothing_is_no_policy(raw: dict[str, Any] | None, why: str) -> None:
+    assert lax(raw) == why
+
+
+def test_the_defaults_of_the_api_server_narrow_nothing() -> None:
+    assert lax(spec(BINDING, matchResources={"namespaceSelector": {}, "objectSelector": {}})) == ""

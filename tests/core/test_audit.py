@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.core import proof
-from controller.core.audit import FOLLOWED, LINES_MAX, PASSED_OVER, Head, Kind, Record, canonical, chain, digest, follow
-from controller.core.codec import decode, encode
+from controller.core.audit import FOLLOWED, LINES_MAX, PASSED_OVER, Head, Kind, Record, chain, follow
+from controller.core.codec import canonical, decode, digest, encode
 from controller.core.model import (
     Action,
     Audit,

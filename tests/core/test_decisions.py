@@ -140,6 +140,7 @@ def test_what_does_not_count_is_refused_once_recorded_and_told(fields: dict[str,
 
 def test_each_of_these_would_count_but_for_its_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decisions, "_refusals", lambda *_: iter(()))
+    monkeypatch.setattr(decisions, "asked_for", lambda *_: False)
     desk = Desk()
     desk.decide(Action.APPROVE, by="alice", tests="yes")
     assert desk.pass_by(MINUTE).phase is Phase.PROGRESSING
@@ -183,6 +184,48 @@ def test_approvals_are_for_one_revision() -> None:
     desk.decide(Action.RESUME, by="carol")
     state = desk.pass_by(MINUTE)
     assert (state.phase, state.reason, state.revision) == (Phase.WAITING, "AwaitingApproval", "amended")
+
+
+@pytest.mark.parametrize("what", ["author", "type", "strategy"])
+def test_an_amendment_voids_what_was_approved(what: str) -> None:
+    """bob approves and, before it starts, changes it: he is a requester then, and it is not what he approved."""
+    desk = Desk()
+    desk.decide(Action.PAUSE, by="carol")
+    desk.decide(Action.APPROVE, tests="yes")
+    assert desk.pass_by(MINUTE).approval == "1 of 1: bob"
+    if what == "author":
+        desk.requested_by = "bob"
+    elif what == "strategy":
+        desk.strategy = {"type": "Recreate"}
+    else:
+        desk.change = replace(desk.change, type=ChangeType.EMERGENCY)
+    desk.decide(Action.RESUME, by="carol", type=desk.change.type or "")
+    state = desk.pass_by(MINUTE)
+    assert decisions.last(state, Action.APPROVE) is None
+    if what != "type":
+        assert (state.phase, state.reason) == (Phase.WAITING, "AwaitingApproval")
+
+
+@pytest.mark.parametrize(
+    ("requester", "decider"),
+    [
+        ("alice", "alice"),
+        ("Alice <alice@example.com>", "alice"),
+        ("Alice <alice@example.com>", "oidc:alice@example.com"),
+        ("alice", "https://idp.example#alice"),
+        ("ALICE@example.com", "alice@example.com"),
+        ("bob, alice", "alice"),
+    ],
+)
+def test_one_person_under_two_names(requester: str, decider: str) -> None:
+    assert decisions.asked_for(State(requesters=(requester,)), decider)
+
+
+@pytest.mark.parametrize(
+    ("requester", "decider"), [("alice", "bob"), ("alice", "alicea"), ("", "bob"), ("malice", "alice")]
+)
+def test_two_people(requester: str, decider: str) -> None:
+    assert not decisions.asked_for(State(requesters=(requester,)), decider)
 
 
 @pytest.mark.parametrize("gate", [gates.awaiting_approval, gates.tests_unverified, gates.paused, gates.review_overdue])

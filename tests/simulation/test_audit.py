@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from controller.core import audit
-from controller.core.audit import canonical
-from controller.core.codec import encode
+from controller.core.codec import canonical, encode
 from controller.core.model import Change, Observation, Phase, State
 from controller.core.plan import Intent
 from controller.core.proof import Anchor, Fault, verify

@@ -15,6 +15,7 @@ from typing import Any
 
 from controller.core.change import REQUESTED_BY, TYPE
 from controller.core.checks import need
+from controller.core.codec import JSON
 from controller.core.form import merge
 from controller.core.intake import Ask, Record
 from controller.core.model import (
@@ -213,6 +214,7 @@ class World:
         self.lost = 0.0
         self.failed = 0.0
         self.others: tuple[Other, ...] = ()
+        self.strategy: JSON = {"type": "RollingUpdate"}
         self.requested_by = ""
         """Who applied the template, as admission stamped it on the Deployment."""
         self.decisions: tuple[Decision, ...] = ()
@@ -461,6 +463,7 @@ class World:
             template={"r": self.revision},
             selector={"app": "shop"},
             recreate=False,
+            strategy=self.strategy,
             unavailable_max=2,
             progress_deadline_seconds=600,
             min_ready_seconds=0,
