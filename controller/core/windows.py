@@ -130,15 +130,6 @@ def opening_at(window: Window, moment: datetime) -> Opening | None:
     return first if first and first.start <= moment else None
 
 
-def overrun(window: Window, started_at: datetime, now: datetime) -> Opening | None:
-    """The opening in which a change was started, once that is over and none is open: then `on_close` counts.
-
-    None for a change that was started outside (an emergency, a bypass): no window closes on it.
-    """
-    opening = opening_at(window, started_at)
-    return opening if opening and opening.end <= now and not opening_at(window, now) else None
-
-
 def closures(window: Window, after: datetime, until: datetime) -> Iterator[Closure]:
     """The freezes that end later than `after` and start before `until`, by their start."""
     return merge(*(_closures(freeze, after, until) for freeze in window.freezes), key=lambda closure: closure.start)

@@ -28,7 +28,6 @@ from controller.core.windows import (
     opening_for,
     opening_text,
     openings,
-    overrun,
     timing,
 )
 
@@ -214,20 +213,6 @@ def test_people_read_the_time_on_their_wall_and_utc(zone: str, month: int, text:
 def test_any_time_has_no_end() -> None:
     thawed = timing(Window((), (freeze(at(12, 1), at(12, 28)),)), at(12, 2), H)
     assert thawed.message.endswith("; next opening: any time from Mon 2026-12-28 00:00 UTC on")
-
-
-# --- A window that closes on a running change ---
-
-
-def test_the_window_of_a_running_change_is_the_one_that_it_started_in() -> None:
-    started_at = at(12, 6, 2, 5)
-    assert overrun(FIRST_SUNDAY, started_at, at(12, 6, 3, 59)) is None
-    over = overrun(FIRST_SUNDAY, started_at, at(12, 6, 4))
-    assert over
-    assert over.end == at(12, 6, 4)
-    assert overrun(FIRST_SUNDAY, started_at, at(1, 3, 2, year=2027)) is None, "the next opening is open"
-    assert overrun(FIRST_SUNDAY, at(12, 5), at(12, 7)) is None, "what was started outside is not closed upon"
-    assert overrun(ANY_TIME, started_at, at(12, 7)) is None
 
 
 # --- For every window ---
