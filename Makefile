@@ -5,7 +5,7 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 RUN := $(UV) run --no-sync
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench synced ready
+.PHONY: help demo test check fix bench lint synced ready
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
@@ -13,15 +13,17 @@ help: ## what there is
 demo: ready ## three changes on a real cluster made of processes: one completes, two come back by themselves
 	@$(RUN) serin-testbed demo
 
-test: check ready ## everything: check, then admission and end-to-end tests on real clusters
+test: lint ready ## everything: what check does, and admission and end-to-end tests on real clusters
 	$(RUN) pytest
 
-check: synced ## lint, types, import contract and the tests that need no cluster: about two minutes
+check: lint ## lint, types, import contract and the tests that need no cluster: about five minutes
+	$(RUN) pytest -q tests/core tests/traffic tests/simulation tests/test_docs.py tests/test_policies.py tests/test_workqueue.py
+
+lint: synced
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) lint-imports --no-logo
 	$(RUN) mypy
-	$(RUN) pytest -q tests/core tests/traffic tests/simulation tests/test_docs.py tests/test_policies.py tests/test_workqueue.py
 
 fix: synced ## mend what ruff can mend
 	$(RUN) ruff check --fix .
