@@ -274,13 +274,14 @@ class Reconciler:
         after = decide(before, observation, policy, now)
         if before.phase is Phase.WAITING and after.phase not in (Phase.WAITING, after.outcome):
             async with self._starting:
-                return await self._commit_and_apply(change, before, self._newer(observation), policy, now)
-        return await self._commit_and_apply(change, before, observation, policy, now)
+                observation = self._newer(observation)
+                after = decide(before, observation, policy, now)
+                return await self._commit_and_apply(change, before, after, observation, policy, now)
+        return await self._commit_and_apply(change, before, after, observation, policy, now)
 
     async def _commit_and_apply(
-        self, change: Change, before: State, observation: Observation, policy: Policy, now: datetime
+        self, change: Change, before: State, after: State, observation: Observation, policy: Policy, now: datetime
     ) -> timedelta | None:
-        after = decide(before, observation, policy, now)
         intents = plan(after, observation)
         turning_back = after.phase is Phase.ROLLING_BACK and before.phase is not Phase.ROLLING_BACK
         # On the way back no write waits for its record; forward, what is not recorded is not written.

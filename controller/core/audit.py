@@ -169,7 +169,10 @@ def follow(
     change, audit = observation.change, before.audit
     wish = told(planned) if planned else {}
     intent = digest(wish)[:16] if wish else ""
-    version = digest(encode(policy))[:16] if policy else audit.policy
+    known = policy is None or (
+        policy is before.policy and audit.policy
+    )  # hashed already: a running change keeps its own
+    version = audit.policy if known else digest(encode(policy))[:16]
     form = digest([change.spec, after.revision, after.requesters])[:16]
     records = [Record(Kind.WRITE, told(each)) for each in made]
     if form != audit.form:
