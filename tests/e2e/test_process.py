@@ -130,8 +130,9 @@ def test_a_denied_change_never_reaches_a_user(app: Played) -> None:
 def test_an_emergency_starts_on_a_declaration_and_is_approved_afterwards(app: Played) -> None:
     with pytest.raises(BedError, match="declare"):
         ask(app, "v2", "emergency", user="mallory")
-    change = ask(app, "v2", "emergency")
-    app.wait(change, "Progressing", within=QUICK)
+    with app.serin.policy_lock:
+        change = ask(app, "v2", "emergency")
+        app.wait(change, "Progressing", within=QUICK)
     done = app.wait(change, "Completed", within=LONG)
     assert done["approval"] == "declared; approval follows"
     refused(app, "bob", "approve", change)
