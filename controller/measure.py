@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NoReturn, Protocol
 
@@ -10,6 +11,7 @@ import structlog
 from controller.core.gates import ABOUT_STABLE
 from controller.core.model import Change, Measurements, Phase, Stage, State, Strategy, Target
 from controller.core.policy import Policy
+from controller.metrics.presets import PRESETS, of_logs
 from controller.metrics.source import Subject
 
 log = structlog.get_logger()
@@ -85,17 +87,21 @@ def subjects_of(change: Change, state: State, now: datetime) -> Iterable[Subject
         return
     for target in state.targets:
         if target.strategy is Strategy.CANARY or target.replica_set or not exposed:
-            yield Subject(
+            subject = Subject(
                 namespace=change.namespace,
                 change=change.name,
                 target=target.name,
-                policy=policy,
-                preset=policy.metrics.preset if target.strategy is Strategy.CANARY else "pods",
+                rules=policy.request_rules,
+                incidents=policy.incidents,
+                source=PRESETS[policy.metrics.preset if target.strategy is Strategy.CANARY else "pods"],
                 services=target.services,
                 canary_pods=_canary_pods(state, target) if exposed else "",
                 stable_pods=f"{target.replica_set if state.stage is Stage.WATCH else target.stable_replica_set}-",
                 since=_since(state, target, policy, now),
             )
+            yield subject
+            if policy.log_errors:
+                yield replace(subject, rules=(policy.log_errors,), source=of_logs(policy.log_errors))
 
 
 def _canary_pods(state: State, target: Target) -> str:

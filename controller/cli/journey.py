@@ -343,9 +343,8 @@ def _limits(change: Change, state: State, policy: Policy, now: datetime) -> Tabl
 def limits(change: Change, policy: Policy, *, promoted: bool = False) -> Iterator[str]:
     """Each of which alone sends the traffic back to stable; once all pods are replaced, the Deployment."""
     for rule in policy.rules:
-        what = f"answers slower than {format_duration(rule.slower_than)}" if rule.slower_than else "failed requests"
         most, window = format_ratio(rule.bad_ratio_max), format_duration(rule.window)
-        yield f"{what} above {most} over {window}, for {format_duration(rule.sustained)} ({rule.name})"
+        yield f"{rule.bad_events} above {most} over {window}, for {format_duration(rule.sustained)} ({rule.name})"
     if change.type is not ChangeType.EMERGENCY:
         labels = ", ".join(f"{name}={value}" for name, value in policy.incidents.labels.items())
         yield f"an alert with {labels} begins"

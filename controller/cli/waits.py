@@ -292,6 +292,6 @@ def _next(state: State, policy: Policy) -> str:
 
 def _breached_at(state: State, policy: Policy) -> datetime | None:
     """When the first of the limits that are exceeded now will have been so for too long."""
-    sustained = {"error-rate": policy.error_rate.sustained} | {slo.name: slo.sustained for slo in policy.slos}
+    sustained = {rule.name: rule.sustained for rule in policy.rules}
     ends = [b.last_at + sustained[b.rule] - b.bad_for for b in state.breaches if b.last_bad and b.last_at]
     return min(ends, default=None)

@@ -26,7 +26,7 @@ from controller.core.model import (
     Target,
     Verdict,
 )
-from controller.core.policy import ChangeType, LowTraffic, Policy
+from controller.core.policy import RESERVED, ChangeType, ErrorRate, LogErrors, LowTraffic, Policy
 
 
 @dataclass(frozen=True)
@@ -243,11 +243,15 @@ def p0_incident(state: State, observation: Observation, policy: Policy, now: dat
 
 
 def error_rate(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
-    return _failed(state, "ErrorRate", lambda e: e.rule == "error-rate")
+    return _failed(state, "ErrorRate", lambda e: e.rule == ErrorRate.name)
 
 
 def slo_burn(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
-    return _failed(state, "SLOBurn", lambda e: e.rule != "error-rate")
+    return _failed(state, "SLOBurn", lambda e: e.rule not in RESERVED)
+
+
+def log_errors(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    return _failed(state, "LogErrors", lambda e: e.rule == LogErrors.name)
 
 
 def _failed(state: State, reason: str, about: Callable[[Evidence], bool]) -> Finding | None:

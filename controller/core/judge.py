@@ -8,7 +8,7 @@ from controller.core.checks import low_traffic_until
 from controller.core.codec import Ratio, format_duration, format_ratio
 from controller.core.decisions import hurried
 from controller.core.model import Arm, Breach, Evidence, Observation, Phase, Stage, State, Strategy, Target, Verdict
-from controller.core.policy import ChangeType, LowTraffic, Policy, Rule
+from controller.core.policy import ChangeType, LogErrors, LowTraffic, Policy, Rule
 
 MESSAGE_MAX = 240
 
@@ -90,11 +90,10 @@ def _evidence(state: State, observation: Observation, policy: Policy, r: Reading
     spared = compared is not None and compared >= share.ratio
     verdict, why = _verdict(state, observation, policy, r, now, spared=spared)
     limit = r.rule.bad_ratio_max
-    what = f"answers slower than {format_duration(r.rule.slower_than)}" if r.rule.slower_than else "fails"
-    counted = f"{share} of {share.total:.0f} requests in {format_duration(r.rule.window)}"
+    counted = f"{share} of {share.total:.0f} {r.rule.of} in {format_duration(r.rule.window)}"
     also = f"; stable is failing too ({stable})" if stable.total and stable.ratio > limit else ""
     beside = f", stable {stable}" if state.stage is not Stage.WATCH else ", promoted"
-    text = f"{r.target.name} {what} {counted} (limit {format_ratio(limit)}{beside}){why}{also}"
+    text = f"{r.target.name} {r.rule.does} {counted} (limit {format_ratio(limit)}{beside}){why}{also}"
     return Evidence(
         rule=r.rule.name,
         target=r.target.name,
@@ -125,7 +124,7 @@ def _verdict(
     if r.canary.fresh_at is None or state.settled_at is None or r.canary.fresh_at <= state.settled_at:
         return Verdict.INCONCLUSIVE, "; no data newer than the step"
     _, requests = slo.counts(r.canary, state.settled_at)
-    if requests >= policy.min_requests:
+    if requests >= policy.min_requests or isinstance(r.rule, LogErrors):  # a good version may log nothing
         return Verdict.PASS, ""
     held = policy.low_traffic is LowTraffic.HOLD and not hurried(state)
     if now < low_traffic_until(state, policy) or held:

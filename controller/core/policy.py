@@ -91,6 +91,8 @@ class ErrorRate:
 
     name = "error-rate"
     slower_than = None
+    does, of = "fails", "requests"
+    bad_events = "failed requests"
 
     @property
     def bad_ratio_max(self) -> float:
@@ -111,13 +113,49 @@ class Slo:
     window: timedelta = timedelta(minutes=1)
     sustained: timedelta = timedelta(minutes=5)
 
+    of = "requests"
+
     @property
     def bad_ratio_max(self) -> float:
         return self.burn_max * (1 - self.objective)
 
+    @property
+    def does(self) -> str:
+        return f"answers slower than {format_duration(self.slower_than)}" if self.slower_than else "fails"
 
-Rule = ErrorRate | Slo
-"""A limit on the share of bad requests over a window, and for how long it may be exceeded."""
+    @property
+    def bad_events(self) -> str:
+        return self.does if self.slower_than else "failed requests"
+
+
+@dataclass(frozen=True)
+class LogErrors:
+    """Roll back when more than `max` of the lines that the pods log are errors, over `window`, for `sustained`.
+
+    The pods themselves, or what reads their logs, count the lines in `counter`: one series a level, with the labels
+    namespace and pod.
+    """
+
+    counter: str = "log_messages_total"
+    level_label: str = "level"
+    levels: tuple[str, ...] = ("error", "critical", "fatal", "panic")
+    """Those of the label's values that are errors, in lower case."""
+    max: Ratio = field(default_factory=lambda: Ratio(0.01))
+    window: timedelta = timedelta(minutes=1)
+    sustained: timedelta = timedelta(minutes=5)
+
+    name = "log-errors"
+    slower_than = None
+    does, of = "logs errors in", "lines"
+    bad_events = "errors among the lines logged"
+
+    @property
+    def bad_ratio_max(self) -> float:
+        return self.max
+
+
+Rule = ErrorRate | Slo | LogErrors
+"""A limit on the share of bad events (requests, log lines) over a window, and for how long it may be exceeded."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +254,8 @@ class Policy:
     metrics: Source = Source()
     error_rate: ErrorRate = ErrorRate()
     slos: tuple[Slo, ...] = ()
+    log_errors: LogErrors | None = None
+    """Without it logs are not watched: where their lines are counted is for the SREs to say."""
     incidents: Incidents = field(default_factory=Incidents)
     health: Health = Health()
     low_traffic: LowTraffic = LowTraffic.CONTINUE
@@ -236,6 +276,11 @@ class Policy:
 
     @property
     def rules(self) -> tuple[Rule, ...]:
+        return (*self.request_rules, *((self.log_errors,) if self.log_errors else ()))
+
+    @property
+    def request_rules(self) -> tuple[Rule, ...]:
+        """Those that `metrics` is the source of."""
         return (self.error_rate, *self.slos)
 
     def needs(self, *, canary: bool = True) -> timedelta:
@@ -253,6 +298,9 @@ class Policy:
         return prolonged * bakes + self.health.progress_deadline + self.drain_max
 
 
+RESERVED = (ErrorRate.name, LogErrors.name)
+"""Rules that are no SLO have these names."""
+_METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _SERVICE_ACCOUNT = re.compile(r"system:serviceaccount:[a-z0-9-]{1,63}:[a-z0-9.-]{1,253}")
 JOB_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,50}[a-z0-9])?")
@@ -272,10 +320,9 @@ def parse_policy(spec: JSON, presets: frozenset[str]) -> Policy:
         raise FieldError("spec.metrics.preset", policy.metrics.preset, f"write one of {', '.join(sorted(presets))}")
     names = [slo.name for slo in policy.slos]
     for i, slo in enumerate(policy.slos):
-        if not _SLO_NAME.fullmatch(slo.name) or names.count(slo.name) > 1 or slo.name == ErrorRate.name:
-            raise FieldError(
-                f"spec.slos[{i}].name", slo.name, "write a name of its own of a-z, 0-9 and -, not error-rate"
-            )
+        if not _SLO_NAME.fullmatch(slo.name) or names.count(slo.name) > 1 or slo.name in RESERVED:
+            mend = f"write a name of its own of a-z, 0-9 and -, not {' or '.join(RESERVED)}"
+            raise FieldError(f"spec.slos[{i}].name", slo.name, mend)
         if not 0 < slo.objective < 1:
             raise FieldError(
                 f"spec.slos[{i}].objective",
@@ -286,7 +333,8 @@ def parse_policy(spec: JSON, presets: frozenset[str]) -> Policy:
             raise FieldError(
                 f"spec.slos[{i}].burnMax", slo.burn_max, "with this objective it could never be exceeded, or always is"
             )
-    for path, rule in zip(["errorRate", *(f"slos[{i}]" for i in range(len(names)))], policy.rules, strict=True):
+    paths = ["errorRate", *(f"slos[{i}]" for i in range(len(names))), "logErrors"]
+    for path, rule in zip(paths, policy.rules, strict=False):
         if not timedelta(seconds=10) <= rule.window <= timedelta(minutes=10):
             mend = "write a duration between 10s and 10m"
             raise FieldError(f"spec.{path}.window", format_duration(rule.window), mend)
@@ -294,6 +342,8 @@ def parse_policy(spec: JSON, presets: frozenset[str]) -> Policy:
         raise FieldError("spec.incidents.labels", policy.incidents.labels, "write at least one label and its value")
     if bad := next((name for name in policy.incidents.labels if not _LABEL.fullmatch(name)), None):
         raise FieldError("spec.incidents.labels", bad, "write a Prometheus label name: letters, digits and _")
+    if policy.log_errors:
+        _check_log_errors(policy.log_errors)
     _check_approval(policy.approval)
     _check_jobs(policy.before.jobs)
     check_window(policy.window)
@@ -301,6 +351,18 @@ def parse_policy(spec: JSON, presets: frozenset[str]) -> Policy:
     if policy.scope:
         _check_scope(policy.scope)
     return policy
+
+
+def _check_log_errors(rule: LogErrors) -> None:
+    if not _METRIC.fullmatch(rule.counter):
+        raise FieldError("spec.logErrors.counter", rule.counter, "write a metric's name: letters, digits, _ and :")
+    if not _LABEL.fullmatch(rule.level_label):
+        mend = "write a Prometheus label name: letters, digits and _"
+        raise FieldError("spec.logErrors.levelLabel", rule.level_label, mend)
+    if not rule.levels or any(level != level.lower() or not level.strip() for level in rule.levels):
+        raise FieldError("spec.logErrors.levels", list(rule.levels), "write values of that label in lower case")
+    if not 0 <= rule.max < 1:
+        raise FieldError("spec.logErrors.max", f"{rule.max:.4%}", 'write a percentage from 0 to below 100, like "1%"')
 
 
 def _check_jobs(jobs: tuple[JobRule, ...]) -> None:

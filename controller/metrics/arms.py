@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from controller.core.model import ServicePair
-from controller.core.policy import Policy
-from controller.metrics.presets import SelectedBy
+from controller.core.policy import Incidents, Rule
+from controller.metrics.presets import Preset, SelectedBy
 
 CANARY, STABLE = ARMS = ("canary", "stable")
 
@@ -20,9 +20,9 @@ _RANDOM = 5
 
 @dataclass(frozen=True)
 class Subject:
-    """A Deployment under change.
+    """A Deployment under change, and those of its rules that one source is asked about.
 
-    Presets that select by Service find its arms by `services`, the others by pod name prefixes (`shop-canary-`,
+    Sources that select by Service find its arms by `services`, the others by pod name prefixes (`shop-canary-`,
     `shop-6d4c-`; empty: no such arm). Samples later than `since` are wanted, at most `batch.LOOKBACK_MAX` back; to
     continue a breach that is its `last_at` minus the rule's window.
     """
@@ -30,8 +30,9 @@ class Subject:
     namespace: str
     change: str
     target: str
-    policy: Policy
-    preset: str
+    rules: tuple[Rule, ...]
+    incidents: Incidents
+    source: Preset
     services: tuple[ServicePair, ...]
     canary_pods: str
     stable_pods: str

@@ -26,12 +26,11 @@ from controller.metrics.counters import (
     spellings,
     unexpected,
 )
-from controller.metrics.presets import PRESETS, Preset, SelectedBy
+from controller.metrics.presets import SelectedBy
 
 LOOKBACK_MAX = timedelta(hours=1)
 LEAD = timedelta(seconds=90)
 """Samples are read from so much earlier than they are wanted: each series needs one before its first increment."""
-ERROR_RATE = "error-rate"
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _INDISTINGUISHABLE = Problem(
@@ -64,10 +63,10 @@ class Reading:
 
 
 class Batch:
-    """The subjects of one preset: what to ask for, and what the answers mean."""
+    """The subjects of one source: what to ask for, and what the answers mean."""
 
-    def __init__(self, preset: str, subjects: Sequence[Subject], now: datetime) -> None:
-        self._preset: Preset = PRESETS[preset]
+    def __init__(self, subjects: Sequence[Subject], now: datetime) -> None:
+        self._preset = subjects[0].source
         self._subjects = subjects
         self._selection = Selection(self._preset.selected_by, subjects)
         self._since = [max(subject.since, now - LOOKBACK_MAX) for subject in subjects]
@@ -85,7 +84,7 @@ class Batch:
 
     def latency_query(self) -> str:
         """Empty when no SLO is about latency. A histogram has twenty buckets: it asks for those that are needed."""
-        edges = {self._edge(slo.slower_than) for s in self._subjects for slo in s.policy.slos if slo.slower_than}
+        edges = {self._edge(slo.slower_than) for s in self._subjects for slo in s.rules if slo.slower_than}
         le = quote("|".join(["[+]Inf", *map(spellings, sorted(edges))]))
         return f"{self._preset.latency}{{{self._selection.matchers()},le=~{le}}}{self._range}" if edges else ""
 
@@ -127,8 +126,7 @@ class Batch:
         def arms(counters: Mapping[str, Sequence[Counter]]) -> Mapping[str, Arm]:
             return {arm: read_arm(counters[arm], beats[arm], since=start, alive=alive) for arm in ARMS}
 
-        rules: dict[str, timedelta | None] = {ERROR_RATE: None}
-        rules |= {slo.name: slo.slower_than for slo in subject.policy.slos}
+        rules = {rule.name: rule.slower_than for rule in subject.rules}
         known: dict[tuple[str, str], Arm] = {}
         problems: dict[Problem, None] = {}
         for limit in dict.fromkeys(rules.values()):
@@ -141,7 +139,7 @@ class Batch:
         return Reading(known, tuple(problems))
 
     def _by_code(self, requests: Share) -> Mapping[str, Sequence[Counter]] | Problem:
-        return _by_arm(requests, lambda series: by_code(series, self._preset.code_labels))
+        return _by_arm(requests, lambda series: by_code(series, self._preset.code_labels, self._preset.bad_codes))
 
     def _slower_than(self, latency: Share, limit: timedelta, edges: Share) -> Mapping[str, Sequence[Counter]] | Problem:
         counters = _by_arm(latency, lambda series: slower_than(series, self._edge(limit)))

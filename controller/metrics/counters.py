@@ -4,6 +4,7 @@ Increments are taken series by series, then summed: the sum of counters jumps wh
 """
 
 import math
+import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -59,14 +60,15 @@ def _series(item: JSON) -> Series:
 # --- What a series counts ---
 
 
-def by_code(series: Sequence[Series], code_labels: Sequence[str]) -> list[Counter] | Problem:
-    """Counters of requests, from one series a response code: 5xx is bad, and so is 0, which stands for no answer."""
+def by_code(series: Sequence[Series], code_labels: Sequence[str], bad_codes: str) -> list[Counter] | Problem:
+    """Counters of events, from one series a code; those whose code `bad_codes`, an expression, matches are bad."""
+    bad_code = re.compile(bad_codes, re.IGNORECASE)
     counters = []
     for one in series:
         code = next(filter(None, (one.labels.get(name) for name in code_labels)), "")
         if not code:
             return unexpected(one.labels, f"without the label {' or '.join(code_labels)}")
-        bad = 1.0 if code.startswith("5") or not code.strip("0") else 0.0
+        bad = 1.0 if bad_code.fullmatch(code) else 0.0
         counters.append(Counter(one.labels, [(at, value * bad, value) for at, value in one.points]))
     return counters
 

@@ -1,9 +1,15 @@
 """Where requests are counted: the metric sources that a ChangePolicy can name."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum
+
+from controller.core.policy import LogErrors
+
+SERVER_ERROR = "5.*|0+"
+"""5xx, and 0: no answer at all."""
 
 
 class SelectedBy(Enum):
@@ -23,7 +29,9 @@ class Preset:
     requests: str
     """A counter of requests, one series a response code."""
     code_labels: tuple[str, ...]
-    """Labels that may hold the code; the first that is there counts. 5xx is bad, and so is 0: no answer at all."""
+    """Labels that may hold the code; the first that is there counts."""
+    bad_codes: str
+    """A regular expression of the codes of bad events; case does not matter."""
     latency: str
     """The `_bucket` series of a classic histogram."""
     latency_unit: timedelta
@@ -37,6 +45,7 @@ class Preset:
 ENVOY = Preset(
     requests="envoy_cluster_upstream_rq",
     code_labels=("envoy_response_code",),
+    bad_codes=SERVER_ERROR,
     latency="envoy_cluster_upstream_rq_time_bucket",
     latency_unit=timedelta(milliseconds=1),
     heartbeat="envoy_cluster_upstream_rq_total",
@@ -54,6 +63,7 @@ request. It is brought up to date every 5 s.
 PODS = Preset(
     requests="http_requests_total",
     code_labels=("code", "status"),
+    bad_codes=SERVER_ERROR,
     latency="http_request_duration_seconds_bucket",
     latency_unit=timedelta(seconds=1),
     heartbeat="up",
@@ -61,5 +71,17 @@ PODS = Preset(
     selected_by=SelectedBy.POD,
 )
 """What the pods count themselves, as Prometheus client libraries name it; scraped with the labels namespace and pod."""
+
+
+def of_logs(rule: LogErrors) -> Preset:
+    """The log lines of pods, told apart by their level as requests are by their code."""
+    return replace(
+        PODS,
+        requests=rule.counter,
+        code_labels=(rule.level_label,),
+        bad_codes="|".join(map(re.escape, rule.levels)),
+        latency="",
+    )
+
 
 PRESETS: Mapping[str, Preset] = {"envoy": ENVOY, "pods": PODS}

@@ -54,17 +54,17 @@ class Prometheus:
         Raises nothing for what Prometheus does: that is the `problem` of the changes that it concerns, and the arms of
         the rules that could be measured are there nevertheless.
         """
-        presets = list(dict.fromkeys(subject.preset for subject in subjects))
-        label_sets = {_key(subject.policy.incidents.labels): subject.policy.incidents.labels for subject in subjects}
+        sources = list(dict.fromkeys(subject.source for subject in subjects))
+        label_sets = {_key(subject.incidents.labels): subject.incidents.labels for subject in subjects}
         readings, alerts = await asyncio.gather(
-            asyncio.gather(*(self._read(p, [s for s in subjects if s.preset == p], now) for p in presets)),
+            asyncio.gather(*(self._read([s for s in subjects if s.source == each], now) for each in sources)),
             asyncio.gather(*(self._alerts(labels) for labels in label_sets.values())),
         )
         found = dict(zip(label_sets, alerts, strict=True))
         changes: dict[tuple[str, str], _Findings] = defaultdict(_Findings)
         for subject, reading in itertools.chain.from_iterable(readings):
             change = changes[subject.namespace, subject.change]
-            change.add(subject, reading, found[_key(subject.policy.incidents.labels)])
+            change.add(subject, reading, found[_key(subject.incidents.labels)])
         return {change: findings.measurements(now) for change, findings in changes.items()}
 
     async def ping(self) -> str:
@@ -76,8 +76,8 @@ class Prometheus:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._session.close()
 
-    async def _read(self, preset: str, subjects: Sequence[Subject], now: datetime) -> list[tuple[Subject, Reading]]:
-        batch = Batch(preset, subjects, now)
+    async def _read(self, subjects: Sequence[Subject], now: datetime) -> list[tuple[Subject, Reading]]:
+        batch = Batch(subjects, now)
         queries = (batch.heartbeat_query(), batch.requests_query(), batch.latency_query()) if batch else ("", "", "")
         heartbeat, requests_, latency = await asyncio.gather(*map(self._query, queries))
         answers = Answers(heartbeat, requests_, latency)

@@ -19,7 +19,7 @@ from controller.core.model import (
     Target,
     Verdict,
 )
-from controller.core.policy import ChangeType, LowTraffic, Policy, Step
+from controller.core.policy import ChangeType, LogErrors, LowTraffic, Policy, Step
 
 START = datetime(2026, 11, 23, 8, tzinfo=UTC)
 BAKE = timedelta(minutes=5)
@@ -116,3 +116,20 @@ def test_a_message_is_never_longer_than_a_tired_person_reads() -> None:
     seen = Observation(Change("demo", "c", "CHG-20261123-001", ChangeType.NORMAL), {}, POLICY)
     (found,) = judge(state, seen, POLICY, at(1)).evidence
     assert len(found.message) <= 240
+
+
+def test_a_version_that_logs_nothing_passes_and_one_that_logs_errors_fails() -> None:
+    arms = {("shop", "log-errors", side): arm(fresh=30) for side in ("canary", "stable")}
+    quiet = log_evidence(arms, 30)
+    assert quiet.verdict is Verdict.PASS, "there is no least number of lines"
+    arms |= {("shop", "log-errors", "canary"): arm(*BAD_FOR_FIVE_MINUTES, fresh=320)}
+    loud = log_evidence(arms, 320)
+    assert loud.verdict is Verdict.FAIL
+    assert loud.message == "log-errors: shop logs errors in 10% of 600 lines in 1m (limit 1%, stable 0%) for 5m10s"
+
+
+def log_evidence(arms: dict[tuple[str, str, str], Arm], now: float) -> Evidence:
+    policy = replace(POLICY, log_errors=LogErrors())
+    change = Change("demo", "chg-20261123-001", "CHG-20261123-001", ChangeType.NORMAL)
+    seen = Observation(change, {}, policy, measurements=Measurements(at(now), arms))
+    return next(e for e in judge(STATE, seen, policy, at(now)).evidence if e.rule == "log-errors")

@@ -38,6 +38,20 @@ def test_a_healthy_version_is_watched_without_its_canary_and_completes(app: Play
     assert "serin.dev/held" not in (live["metadata"].get("annotations") or {})
 
 
+def test_errors_in_the_log_alone_take_a_version_back(app: Played) -> None:
+    watched = {"logErrors": {"max": "5%", "window": "10s", "sustained": "5s"}}
+    with app.users(50) as users:
+        change = app.start("v2", policy=watched, LOG_REQUESTS="1", LOG_ERROR_RATIO="0.2")
+        done = app.wait(change, "RolledBack", within=LONG)
+        seen = users.stop()
+    assert done["cause"] == "LogErrors"
+    (told,) = (e["message"] for e in done["evidence"] if e["rule"] == "log-errors")
+    assert "shop logs errors in 2" in told, "about 20 %"
+    assert " lines in 10s (limit 5%" in told
+    assert seen.failed == 0, "users saw nothing of it"
+    assert app.pods().keys() == app.pods("v1").keys()
+
+
 def test_a_version_that_fails_after_its_promotion_is_brought_back(app: Played) -> None:
     with app.users(50) as users:
         change = app.start("v2", policy=WATCHED)

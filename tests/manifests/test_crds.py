@@ -41,7 +41,7 @@ from controller.core.model import (
     Transition,
     Verdict,
 )
-from controller.core.policy import Bounds, Form, ImageStep, Policy, Scope, Slo, Step
+from controller.core.policy import Bounds, Form, ImageStep, LogErrors, Policy, Scope, Slo, Step
 from controller.core.windows import Opening
 from testbed.bed import Bed
 from testbed.waiting import eventually
@@ -217,6 +217,7 @@ FULL = State(
         form=Form(("description",)),
         scope=Scope(ImageStep.PATCH, ("LOG_LEVEL",), Bounds(2.5, {"cpu": "2"}), ("a/b",), ("c",)),
         slos=(Slo("latency", Ratio(0.5), burn_max=1.44, slower_than=timedelta(seconds=1)),),
+        log_errors=LogErrors("app_log_lines_total", "severity", ("error",), Ratio(0.05)),
     ),
     targets=(
         Target(
@@ -395,6 +396,10 @@ def apply_dry(cluster: Bed, manifest: Schema) -> str:
         ({"errorRate": {"max": "101%"}}, "spec.errorRate.max", "write a percentage"),
         ({"lowTraffic": "ignore"}, "spec.lowTraffic", '"continue", "hold"'),
         ({"slos": [{"name": "error-rate", "objective": "99%"}]}, "spec.slos[0].name", "not error-rate"),
+        ({"slos": [{"name": "log-errors", "objective": "99%"}]}, "spec.slos[0].name", "or log-errors"),
+        ({"logErrors": {"counter": 'up{job="x"}'}}, "spec.logErrors.counter", "a metric's name"),
+        ({"logErrors": {"levelLabel": "a-b"}}, "spec.logErrors.levelLabel", "a Prometheus label name"),
+        ({"logErrors": {"levels": ["ERROR"]}}, "spec.logErrors.levels[0]", "in lower case"),
         ({"slos": [{"name": "a", "objective": "99%"}] * 2}, "spec.slos", "duplicate entries for key"),
         ({"slos": [{"name": "a", "objective": "99%", "burnMax": 0}]}, "spec.slos[0].burnMax", "greater than 0"),
         ({"incidents": {"labels": {}}}, "spec.incidents.labels", "at least 1 properties"),

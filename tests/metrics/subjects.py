@@ -6,11 +6,11 @@ from typing import Any
 
 from controller.core.codec import Ratio
 from controller.core.model import ServicePair
-from controller.core.policy import Incidents, Policy, Slo, Step
+from controller.core.policy import ErrorRate, Incidents, Slo
 from controller.metrics.arms import Subject
+from controller.metrics.presets import PRESETS
 
 START = datetime(2026, 11, 23, 8, tzinfo=UTC)
-STEPS = (Step(10, timedelta(minutes=1)), Step(100, timedelta(minutes=1)))
 
 
 def seconds(value: float) -> timedelta:
@@ -41,8 +41,9 @@ def subject(
         namespace=namespace,
         change=f"chg-{name}",
         target=name,
-        policy=Policy(steps=STEPS, slos=tuple(slos), incidents=Incidents(incidents or {"severity": "P0"})),
-        preset=preset,
+        rules=(ErrorRate(), *slos),
+        incidents=Incidents(incidents or {"severity": "P0"}),
+        source=PRESETS[preset],
         services=(ServicePair(name, f"{name}-canary", (80,)),),
         canary_pods=f"{name}-canary-" if canary_pods is None else canary_pods,
         stable_pods=f"{name}-6d4c-" if stable_pods is None else stable_pods,

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -13,9 +14,11 @@ from hypothesis import strategies as st
 
 from controller.core.change import Problem
 from controller.core.model import Arm, Sample, ServicePair
+from controller.core.policy import LogErrors
 from controller.metrics.arms import Subject, one_of, quote
 from controller.metrics.batch import LOOKBACK_MAX, Answers, Batch, Reading, lacks_bucket
 from controller.metrics.counters import parse, spellings
+from controller.metrics.presets import of_logs
 from tests.metrics.subjects import START, cluster, latency_slo, matrix, seconds, subject
 
 NOW = START + seconds(60)
@@ -33,7 +36,7 @@ def read(
         parse(requests),
         **{name: parse(result) for name, result in more.items()},
     )
-    return Batch(subjects[0].preset, subjects, NOW).read(answers)
+    return Batch(subjects, NOW).read(answers)
 
 
 def samples(*expected: tuple[float, float, float]) -> tuple[Sample, ...]:
@@ -58,7 +61,7 @@ def test_no_text_breaks_out_of_its_quotes(text: str) -> None:
 
 @given(name=st.text(min_size=1), namespace=st.text(min_size=1), preset=st.sampled_from(["envoy", "pods"]))
 def test_whatever_the_names_the_queries_are_promql(name: str, namespace: str, preset: str) -> None:
-    batch = Batch(preset, [subject(name, namespace=namespace, preset=preset, slos=[latency_slo()])], NOW)
+    batch = Batch([subject(name, namespace=namespace, preset=preset, slos=[latency_slo()])], NOW)
     for query in (batch.heartbeat_query(), batch.requests_query(), batch.latency_query()):
         parsed = promql_parser.parse(query)
         assert isinstance(parsed, promql_parser.MatrixSelector)
@@ -68,19 +71,19 @@ def test_whatever_the_names_the_queries_are_promql(name: str, namespace: str, pr
 
 def test_one_query_names_every_subject() -> None:
     subjects = [subject(f"app-{i}") for i in range(1000)]
-    query = Batch("envoy", subjects, NOW).requests_query()
+    query = Batch(subjects, NOW).requests_query()
     assert all(rf"default_app\-{i}\-canary_80" in query.replace(r"\\", "\\") for i in range(1000))
 
 
 def test_the_lookback_is_that_of_the_oldest_subject_and_bounded() -> None:
-    assert Batch("envoy", [subject(), subject(since=START - seconds(60))], NOW).requests_query().endswith("[210s]")
-    bounded = Batch("envoy", [subject(since=START - timedelta(days=3))], NOW).requests_query()
+    assert Batch([subject(), subject(since=START - seconds(60))], NOW).requests_query().endswith("[210s]")
+    bounded = Batch([subject(since=START - timedelta(days=3))], NOW).requests_query()
     assert bounded.endswith(f"[{LOOKBACK_MAX.seconds + 90}s]")
 
 
 def test_latency_is_asked_for_only_by_the_policies_that_judge_it() -> None:
-    assert Batch("envoy", [subject()], NOW).latency_query() == ""
-    query = Batch("envoy", [subject(slos=[latency_slo()])], NOW).latency_query()
+    assert Batch([subject()], NOW).latency_query() == ""
+    query = Batch([subject(slos=[latency_slo()])], NOW).latency_query()
     parsed = promql_parser.parse(query)
     assert isinstance(parsed, promql_parser.MatrixSelector)
     le = parsed.vector_selector.matchers.matchers[-1].value
@@ -169,8 +172,8 @@ def test_arms_that_nothing_tells_apart_are_a_problem() -> None:
 
 
 def test_no_prefix_selects_no_pod() -> None:
-    assert not Batch("pods", [subject(preset="pods", canary_pods="", stable_pods="")], NOW)
-    query = Batch("pods", [subject(preset="pods", stable_pods="")], NOW).requests_query()
+    assert not Batch([subject(preset="pods", canary_pods="", stable_pods="")], NOW)
+    query = Batch([subject(preset="pods", stable_pods="")], NOW).requests_query()
     assert query == 'http_requests_total{namespace=~"(?:default)",pod=~"(?:shop\\\\-canary\\\\-).+"}[150s]'
 
 
@@ -215,7 +218,7 @@ def test_a_series_that_was_not_asked_for_makes_the_answer_useless(labels: dict[s
 def test_a_failed_query_leaves_the_rules_that_do_not_need_it() -> None:
     failed = Problem("PrometheusError", "503")
     requests = parse([matrix(cluster("canary", "500"), (0, 0), (15, 1))])
-    batch = Batch("envoy", [subject(slos=[latency_slo()])], NOW)
+    batch = Batch([subject(slos=[latency_slo()])], NOW)
     [no_latency] = batch.read(Answers(parse(HEARTBEATS), requests, latency=failed))
     assert {rule for rule, _ in no_latency.arms} == {"error-rate"}
     assert no_latency.problems == (failed,)
@@ -290,4 +293,20 @@ def test_what_is_said_of_a_subject_does_not_depend_on_the_others(others: list[tu
 def test_a_service_without_ports_selects_nothing() -> None:
     one = subject()
     without = Subject(**{**vars(one), "services": (ServicePair("shop", "shop-canary"),)})
-    assert not Batch("envoy", [without], NOW)
+    assert not Batch([without], NOW)
+
+
+def test_log_lines_are_counted_by_level_whatever_its_case() -> None:
+    rule = LogErrors(counter="app_log_lines_total", level_label="severity", levels=("error", "c++"))
+    one = replace(subject(preset="pods"), rules=(rule,), source=of_logs(rule))
+    batch = Batch([one], NOW)
+    assert batch.requests_query().startswith("app_log_lines_total{namespace=~")
+    assert batch.latency_query() == ""
+    pod = {"namespace": "default", "pod": "shop-canary-7f9c-abcde"}
+    lines = [
+        matrix({**pod, "severity": level}, (0, 0), (20, count))
+        for level, count in (("ERROR", 3), ("C++", 4), ("c", 5), ("Info", 90))
+    ]
+    (reading,) = batch.read(Answers(parse([matrix(pod, (0, 1), (20, 1))]), parse(lines)))
+    (sample,) = reading.arms["log-errors", "canary"].samples
+    assert (sample.bad, sample.total) == (7, 102)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from controller.core.model import Arm
 from controller.metrics.counters import Counter, Heartbeats, by_code, parse, read_arm
+from controller.metrics.presets import SERVER_ERROR
 from tests.metrics.subjects import START, at, matrix, seconds
 
 SINCE = round(at(0) * 1000)
@@ -17,7 +18,7 @@ POD = {"pod": "a", "instance": "a:8080"}
 
 
 def arm(*series: dict[str, Any], up: list[dict[str, Any]] | None = None, alive: bool = True) -> Arm:
-    counters = by_code(parse(series), ("code", "status"))
+    counters = by_code(parse(series), ("code", "status"), SERVER_ERROR)
     assert isinstance(counters, list)
     return read_arm(counters, Heartbeats(parse(up or []), must_be_one=True), since=SINCE, alive=alive)
 

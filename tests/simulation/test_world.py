@@ -14,7 +14,7 @@ from controller.core import decide
 from controller.core.codec import Ratio
 from controller.core.decide import RULES
 from controller.core.model import Other, Phase, State, Verdict
-from controller.core.policy import Approval, Form, LowTraffic, Policy, parse_policy
+from controller.core.policy import Approval, Form, LogErrors, LowTraffic, Policy, parse_policy
 from controller.metrics.presets import PRESETS
 from tests.simulation.world import BEGIN, Broken, Trouble, World
 
@@ -173,6 +173,7 @@ def ends(world: World, until: timedelta = LIVELY) -> tuple[Phase, str]:
 
 NORMAL = policy("normal")
 LENIENT = replace(NORMAL, error_rate=replace(NORMAL.error_rate, max=Ratio(0.05)))
+LOGGED = replace(NORMAL, error_rate=replace(NORMAL.error_rate, max=Ratio(0.5)), slos=(), log_errors=LogErrors())
 HOLDING, DONE = (Phase.PROGRESSING, ""), (Phase.COMPLETED, "")
 
 
@@ -187,6 +188,7 @@ PROGRESSING: list[tuple[str, Policy, Trouble, tuple[Phase, str], tuple[Phase, st
     ("canary_lost", NORMAL, Trouble(canary_lost_at=120), back("CanaryLost"), back("NotReady")),
     ("error_rate", NORMAL, ERRORS, back("ErrorRate"), back("SLOBurn")),
     ("slo_burn", LENIENT, replace(ERRORS, error_ratio=0.02), back("SLOBurn"), HOLDING),
+    ("log_errors", LOGGED, ERRORS, back("LogErrors"), HOLDING),
     ("progress_deadline", NORMAL, Trouble(never_ready=True), back("ProgressDeadline"), back("RoutePending")),
     ("inconclusive", NORMAL, Trouble(silent_from=300), back("Inconclusive"), HOLDING),
     ("route_conflict", NORMAL, Trouble(rewritten_every=60), back("RouteConflict"), HOLDING),

@@ -72,6 +72,12 @@ class TestServe:
         with shop(ERROR_RATIO=ratio):
             assert sum(get()[0] == 500 for _ in range(100)) == failed
 
+    def test_log_lines_are_counted_by_level(self) -> None:
+        with shop(LOG_REQUESTS="1", LOG_ERROR_RATIO="0.2"):
+            assert {get()[0] for _ in range(100)} == {200}
+            assert metric('log_messages_total{level="error"}') == 20
+            assert metric('log_messages_total{level="info"}') == 80
+
     def test_faults_change_while_it_runs_and_bad_ones_change_nothing(self) -> None:
         with shop(IMAGE_TAG="v7"):
             assert get()[:2] == (200, "v7")

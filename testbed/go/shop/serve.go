@@ -22,22 +22,40 @@ import (
 // faults are what the server does wrong on purpose; they can change while it runs.
 type faults struct {
 	mu         sync.Mutex
-	errorsPPM  int64 // share of requests answered 500, in millionths: whole numbers keep the diffusion exact
-	owed       int64 // errors owed so far, in millionths of a request
+	errors     share // of the requests, answered 500
+	logErrors  share // of the requests, answered well, but with an error in the log
 	latency    time.Duration
 	neverReady bool
 }
 
-// next says what happens to one request. Errors are diffused: a share of 0.2 fails exactly every fifth request.
-func (f *faults) next() (fail bool, latency time.Duration) {
+// share is a part of the requests, diffused: 0.2 takes exactly every fifth. Millionths keep it exact.
+type share struct{ ppm, owed int64 }
+
+func (s *share) next() bool {
+	s.owed += s.ppm
+	if s.owed < 1_000_000 {
+		return false
+	}
+	s.owed -= 1_000_000
+	return true
+}
+
+func (s *share) set(value string) error {
+	ratio, err := strconv.ParseFloat(value, 64)
+	if err == nil && !(ratio >= 0 && ratio <= 1) {
+		err = errors.New("not within 0..1")
+	}
+	if ppm := int64(ratio*1_000_000 + 0.5); err == nil && ppm != s.ppm {
+		*s = share{ppm: ppm}
+	}
+	return err
+}
+
+// next says what happens to one request.
+func (f *faults) next() (fail, logError bool, latency time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.owed += f.errorsPPM
-	if f.owed >= 1_000_000 {
-		f.owed -= 1_000_000
-		fail = true
-	}
-	return fail, f.latency
+	return f.errors.next(), f.logErrors.next(), f.latency
 }
 
 func (f *faults) broken() bool {
@@ -46,22 +64,20 @@ func (f *faults) broken() bool {
 	return f.neverReady
 }
 
-// set changes the faults that are named in values (error_ratio, latency, never_ready) and leaves the others.
+// set changes the faults that are named in values (error_ratio, log_error_ratio, latency, never_ready) and leaves the
+// others.
 // Nothing changes when one of them is malformed.
 func (f *faults) set(values url.Values) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	errorsPPM, latency, neverReady := f.errorsPPM, f.latency, f.neverReady
+	failing, logging, latency, neverReady := f.errors, f.logErrors, f.latency, f.neverReady
 	for name := range values {
 		value, err := values.Get(name), error(nil)
 		switch name {
 		case "error_ratio":
-			var ratio float64
-			ratio, err = strconv.ParseFloat(value, 64)
-			if err == nil && !(ratio >= 0 && ratio <= 1) {
-				err = errors.New("not within 0..1")
-			}
-			errorsPPM = int64(ratio*1_000_000 + 0.5)
+			err = failing.set(value)
+		case "log_error_ratio":
+			err = logging.set(value)
 		case "latency":
 			latency, err = time.ParseDuration(value)
 		case "never_ready":
@@ -73,17 +89,16 @@ func (f *faults) set(values url.Values) error {
 			return fmt.Errorf("%s=%q: %w", name, value, err)
 		}
 	}
-	if errorsPPM != f.errorsPPM {
-		f.owed = 0
-	}
-	f.errorsPPM, f.latency, f.neverReady = errorsPPM, latency, neverReady
+	f.errors, f.logErrors, f.latency, f.neverReady = failing, logging, latency, neverReady
 	return nil
 }
 
 func faultsFromEnv() (*faults, error) {
 	f := &faults{neverReady: os.Getenv("NEVER_READY") != ""}
 	values := url.Values{}
-	for variable, name := range map[string]string{"ERROR_RATIO": "error_ratio", "LATENCY": "latency"} {
+	for variable, name := range map[string]string{
+		"ERROR_RATIO": "error_ratio", "LOG_ERROR_RATIO": "log_error_ratio", "LATENCY": "latency",
+	} {
 		if value := os.Getenv(variable); value != "" {
 			values.Set(name, value)
 		}
@@ -161,21 +176,27 @@ func routes(version string, fault *faults, readyAt time.Time) http.Handler {
 	duration := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "http_request_duration_seconds", Help: "Time to answer a request.", Buckets: prometheus.DefBuckets,
 	}, []string{"code", "method"})
-	registry.MustRegister(requests, duration)
-	logErrors := os.Getenv("LOG_ERRORS") != ""
+	logged := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "log_messages_total", Help: "Lines logged."}, []string{"level"})
+	registry.MustRegister(requests, duration, logged)
+	logRequests := os.Getenv("LOG_REQUESTS") != ""
+	say := func(level string, r *http.Request) {
+		logged.WithLabelValues(level).Inc()
+		log.Printf("%s: %s %s", level, r.Method, r.URL.Path)
+	}
 
 	work := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fail, latency := fault.next()
+		fail, logError, latency := fault.next()
 		if latency > 0 {
 			select {
 			case <-time.After(latency):
 			case <-r.Context().Done(): // the client has given up
 			}
 		}
+		if logRequests {
+			say(map[bool]string{false: "info", true: "error"}[fail || logError], r)
+		}
 		if fail {
-			if logErrors {
-				log.Printf("error: %s %s answered 500", r.Method, r.URL.Path)
-			}
 			w.WriteHeader(http.StatusInternalServerError)
 			fmt.Fprintln(w, "failed on purpose")
 			return
