@@ -540,6 +540,8 @@ class Sample:
     at: datetime
     bad: float
     total: float
+    pods: tuple[tuple[str, float, float], ...] = ()
+    """(name, bad, total) of each pod that was scraped then; empty where the source does not count by pod."""
 
 
 @dataclass(frozen=True)
@@ -547,10 +549,12 @@ class Arm:
     """The samples of one workload, oldest first.
 
     `fresh_at`: the newest moment at which the metrics path was seen to work.
+    `scraped_every`: the median time between two scrapes of one series; None when none was scraped twice.
     """
 
     samples: tuple[Sample, ...] = ()
     fresh_at: datetime | None = None
+    scraped_every: timedelta | None = None
 
 
 @dataclass(frozen=True)

@@ -122,9 +122,12 @@ class Batch:
         beats = {arm: Heartbeats(heartbeat[arm], must_be_one=self._preset.heartbeat_is_one) for arm in ARMS}
         start = _milliseconds(since)
         alive = any(at <= start for beat in beats.values() for at in beat.moments())
+        pod_label = "pod" if self._preset.selected_by is SelectedBy.POD else ""
 
         def arms(counters: Mapping[str, Sequence[Counter]]) -> Mapping[str, Arm]:
-            return {arm: read_arm(counters[arm], beats[arm], since=start, alive=alive) for arm in ARMS}
+            return {
+                arm: read_arm(counters[arm], beats[arm], since=start, alive=alive, pod_label=pod_label) for arm in ARMS
+            }
 
         rules = {rule.name: rule.slower_than for rule in subject.rules}
         known: dict[tuple[str, str], Arm] = {}

@@ -9,8 +9,10 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
+from statistics import median_low
 
 from controller.core.change import Problem, printable
 from controller.core.codec import JSON
@@ -149,22 +151,40 @@ class Heartbeats:
         return []
 
 
-def read_arm(counters: Sequence[Counter], heartbeats: Heartbeats, *, since: int, alive: bool) -> Arm:
-    """The Arm of samples later than `since` (milliseconds). `alive`: the metrics path was seen to work by then."""
-    sums: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])
+def read_arm(
+    counters: Sequence[Counter], heartbeats: Heartbeats, *, since: int, alive: bool, pod_label: str = ""
+) -> Arm:
+    """The Arm of samples later than `since` (milliseconds). `alive`: the metrics path was seen to work by then.
+
+    `pod_label` tells the workload's own pods apart; empty where series are of something else, like a proxy before it.
+    """
+    sums: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
     fresh_at = max(heartbeats.moments(), default=0)
     for counter in counters:
         if not counter.points:
             continue
         fresh_at = max(fresh_at, counter.points[-1][0])
+        pod = counter.labels.get(pod_label, "")
         for at, bad, total in _increments(counter, from_zero=_is_new(counter, heartbeats, since, alive)):
-            cell = sums[at // 1000]
+            cell = sums[at // 1000][pod]
             cell[0] += bad
             cell[1] += total
     return Arm(
-        samples=tuple(Sample(_moment(s * 1000), *sums[s]) for s in sorted(sums) if s * 1000 > since),
+        samples=tuple(_sample(s, sums[s]) for s in sorted(sums) if s * 1000 > since),
         fresh_at=_moment(fresh_at) if fresh_at else None,
+        scraped_every=_scraped_every(counters),
     )
+
+
+def _sample(second: int, pods: Mapping[str, Sequence[float]]) -> Sample:
+    bad, total = (sum(values) for values in zip(*pods.values(), strict=True))
+    named = tuple((pod, pods[pod][0], pods[pod][1]) for pod in sorted(pods) if pod)
+    return Sample(_moment(second * 1000), bad, total, named)
+
+
+def _scraped_every(counters: Iterable[Counter]) -> timedelta | None:
+    gaps = [later[0] - point[0] for counter in counters for point, later in pairwise(counter.points)]
+    return timedelta(milliseconds=median_low(gaps)) if gaps else None
 
 
 def _is_new(counter: Counter, heartbeats: Heartbeats, since: int, alive: bool) -> bool:

@@ -39,8 +39,11 @@ def read(
     return Batch(subjects, NOW).read(answers)
 
 
-def samples(*expected: tuple[float, float, float]) -> tuple[Sample, ...]:
-    return tuple(Sample(START + seconds(moment), bad, total) for moment, bad, total in expected)
+def samples(*expected: tuple[float, float, float], of_pod: str = "") -> tuple[Sample, ...]:
+    def pods(bad: float, total: float) -> tuple[tuple[str, float, float], ...]:
+        return ((of_pod, bad, total),) if of_pod else ()
+
+    return tuple(Sample(START + seconds(moment), bad, total, pods(bad, total)) for moment, bad, total in expected)
 
 
 # --- Queries ---
@@ -150,7 +153,7 @@ def test_pods_are_told_apart_by_the_names_that_kubernetes_gives(name: str, arm: 
     [reading] = read(subject(preset="pods"), heartbeat=up, requests=requests)
     assert not reading.problems
     for one in ("canary", "stable"):
-        assert reading.arms["error-rate", one].samples == (samples((15, 2, 2)) if one == arm else ())
+        assert reading.arms["error-rate", one].samples == (samples((15, 2, 2), of_pod=name) if one == arm else ())
 
 
 def test_pods_of_a_long_name_are_found_by_what_kubernetes_leaves_of_it() -> None:
@@ -159,7 +162,9 @@ def test_pods_of_a_long_name_are_found_by_what_kubernetes_leaves_of_it() -> None
     pods = {"canary": f"{name[:56]}-cx7k2p", "stable": f"{name[:58]}x7k2p"}
     up = [matrix(pod(p), (-15, 1), (0, 1), name="up") for p in pods.values()]
     [reading] = read(one, heartbeat=up, requests=[matrix(pod(p, code="200"), (0, 1), (15, 3)) for p in pods.values()])
-    assert {arm: a.samples for (_, arm), a in reading.arms.items()} == dict.fromkeys(pods, samples((15, 0, 2)))
+    assert {arm: reading.arms["error-rate", arm].samples for arm in pods} == {
+        arm: samples((15, 0, 2), of_pod=p) for arm, p in pods.items()
+    }
 
 
 def test_arms_that_nothing_tells_apart_are_a_problem() -> None:

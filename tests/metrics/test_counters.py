@@ -17,10 +17,13 @@ SINCE = round(at(0) * 1000)
 POD = {"pod": "a", "instance": "a:8080"}
 
 
-def arm(*series: dict[str, Any], up: list[dict[str, Any]] | None = None, alive: bool = True) -> Arm:
+def arm(
+    *series: dict[str, Any], up: list[dict[str, Any]] | None = None, alive: bool = True, pod_label: str = ""
+) -> Arm:
     counters = by_code(parse(series), ("code", "status"), SERVER_ERROR)
     assert isinstance(counters, list)
-    return read_arm(counters, Heartbeats(parse(up or []), must_be_one=True), since=SINCE, alive=alive)
+    heartbeats = Heartbeats(parse(up or []), must_be_one=True)
+    return read_arm(counters, heartbeats, since=SINCE, alive=alive, pod_label=pod_label)
 
 
 def counted(code: str, *points: tuple[float, Any], labels: Mapping[str, str] = POD) -> dict[str, Any]:
@@ -42,6 +45,22 @@ def test_increments_are_summed_over_pods_and_codes() -> None:
         counted("200", (-5.5, 50), (10.4, 60), (25.9, 80), labels=other),
     )
     assert totals(found) == [(10, 10, 110), (25, 0, 110)]
+
+
+def test_each_pods_part_is_kept_where_pods_count_themselves() -> None:
+    series = (
+        counted("200", (-5, 100), (10, 190)),
+        counted("500", (-5, 7), (10, 17)),
+        counted("200", (-5, 50), (10.4, 60), labels={"pod": "b", "instance": "b:8080"}),
+    )
+    assert [sample.pods for sample in arm(*series, pod_label="pod").samples] == [(("a", 10, 100), ("b", 0, 10))]
+    assert [sample.pods for sample in arm(*series).samples] == [()]
+
+
+def test_how_often_it_is_scraped_is_seen_in_the_samples() -> None:
+    lost_one = counted("200", (-15, 1), (0, 2), (15, 3), (45, 4), (60, 5))
+    assert arm(lost_one).scraped_every == seconds(15)
+    assert arm(counted("200", (10, 1))).scraped_every is None
 
 
 def test_only_samples_later_than_since_are_given() -> None:

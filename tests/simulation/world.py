@@ -380,9 +380,9 @@ class World:
             self.counted[arm][1] += requests
         if self.now - self.scraped_at >= SCRAPE:
             self.scraped_at = self.now
-            for arm, counted in self.counted.items():
+            for arm, (bad, total) in self.counted.items():
                 if not self.silent:
-                    self.samples[arm].append(Sample(self.now, *counted))
+                    self.samples[arm].append(Sample(self.now, bad, total))
                     self.counted[arm] = [0.0, 0.0]
 
     @property
