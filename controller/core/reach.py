@@ -1,0 +1,80 @@
+"""What an analysis can be expected to do, before anyone trusts it: how long a step takes, and what it would catch."""
+
+import math
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+
+from controller.core.blocks import Block, Counts, History
+from controller.core.policy import Step
+from controller.core.sequential import ERRORS, Terms, begin, extend, fails
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_UNLUCKY = 1.2816
+"""Nine of ten canaries have more bad requests than their mean less so many standard deviations."""
+_PRECISION = 1.01
+
+
+def expected_dwell(step: Step, requests_per_second: float, history: History, terms: Terms = ERRORS) -> timedelta:
+    """How long a good canary stays at a step: its bake, or up to twice that until it had enough clean requests."""
+    rate = requests_per_second * step.weight / 100
+    if not rate:
+        return 2 * step.bake
+    enough = timedelta(seconds=terms.clean_min * begin(history, _EPOCH).phi / rate)
+    return max(step.bake, min(enough, 2 * step.bake))
+
+
+def smallest_caught(
+    steps: Sequence[Step],
+    requests_per_second: float,
+    history: History,
+    scraped_every: timedelta,
+    terms: Terms = ERRORS,
+) -> float | None:
+    """The smallest bad share of a canary that nine of ten rollouts would find, to a hundredth; None: not even 1.
+
+    The monitor itself is played over the steps with the bad requests that an unlucky one of ten canaries has.
+    """
+
+    def caught(ratio: float) -> bool:
+        monitor, began_at = begin(history, _EPOCH), _EPOCH
+        for step in steps:
+            until = began_at + expected_dwell(step, requests_per_second, history, terms)
+            blocks = _blocks(ratio, began_at, until, scraped_every, requests_per_second, step.weight, history)
+            for block in blocks:
+                monitor = extend(monitor, [block], began_at, terms)
+                if fails([monitor], terms):
+                    return True
+            began_at = until
+        return False
+
+    low, high = terms.tolerated * (history.stable.ratio + terms.slack), 1.0
+    if low >= high or not caught(high):
+        return None
+    while high > low * _PRECISION:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if caught(middle) else (middle, high)
+    return high
+
+
+def _blocks(
+    ratio: float,
+    began_at: datetime,
+    until: datetime,
+    every: timedelta,
+    requests_per_second: float,
+    weight: int,
+    history: History,
+) -> Iterator[Block]:
+    phi = begin(history, _EPOCH).phi
+    requests = requests_per_second * every.total_seconds()
+    canary, stable = (requests * share / 100 for share in (weight, 100 - weight))
+    bad = 0.0
+    for n in range(1, (until - began_at) // every + 1):
+        mean = n * canary * ratio
+        unlucky = max(bad, mean - _UNLUCKY * math.sqrt(phi * mean * (1 - ratio)))
+        yield Block(
+            began_at + n * every,
+            Counts(unlucky - bad, canary),
+            Counts(stable * history.stable.ratio, stable),
+        )
+        bad = unlucky
