@@ -16,6 +16,7 @@ from controller.cli.look import end_of
 from controller.cli.options import ChangeID, Where, command, console, duration, now
 from controller.core.change import check_id, next_id, printable
 from controller.core.diff import differences
+from controller.core.form import written
 from controller.core.model import Change, Phase, State
 from controller.core.policy import ChangeType
 from controller.core.template import revision
@@ -130,6 +131,8 @@ async def retry(
             why = f"retry of {old.change_id}, rolled back by {state.cause}"
             show(live, change_id, why, "", live["spec"]["template"])
         confirm(f"Retry it as {change_id}?", yes=yes)
+        if form := written(old.spec):
+            await cluster.record(old.namespace, change_id, {"changeId": change_id, "type": old.type, **form})
         return await ask(cluster, rows, patch, change_id, wait=wait, within=within)
 
 

@@ -243,11 +243,11 @@ class Cluster:
                 "this cluster has no ChangeDecisions. Install Serin anew: kubectl apply --server-side -k manifests/",
             ) from None
 
-    async def record(self, change_id: str, spec: Json) -> Json:
+    async def record(self, namespace: str, change_id: str, spec: Json) -> Json:
         """Create the ChangeRequest of that ID; AlreadyExistsError when there is one."""
-        meta = {"name": object_name(change_id), "namespace": self.namespace}
+        meta = {"name": object_name(change_id), "namespace": namespace}
         made = {"apiVersion": "serin.dev/v1alpha1", "kind": CHANGES.kind, "metadata": meta, "spec": spec}
-        return await self.client.create(CHANGES, self.namespace, made)
+        return await self.client.create(CHANGES, namespace, made)
 
     async def appears(self, change_id: str, namespace: str, within: timedelta) -> Known | None:
         """The change once the controller has recorded and seen it; None when it has not in time."""

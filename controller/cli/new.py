@@ -60,7 +60,7 @@ async def _record(cluster: "Cluster", given: str, spec: JSON) -> str:
     for _ in range(1 if given else TRIES):
         change_id = await new_id(cluster, given)
         try:
-            await cluster.record(change_id, {"changeId": change_id, **spec})
+            await cluster.record(cluster.namespace, change_id, {"changeId": change_id, **spec})
             return change_id
         except AlreadyExistsError:
             continue

@@ -145,6 +145,16 @@ def unverified(spec: JSON) -> tuple[str, ...]:
     return tuple(name for name in NAMES if marks.get(name, "").rpartition("/")[2] == _digest(text_of(spec, name)))
 
 
+def written(spec: JSON) -> JSON:
+    """The part of a spec that people wrote into the request itself: no annotation would bring it again."""
+    claims = unverified(spec)
+    part = filled({name: text_of(spec, name) for name in NAMES if name not in claims})
+    marks = (spec or {}).get(MARKS) or {}
+    if jobs := [name for name in (spec or {}).get("jobs") or [] if _JOB + name not in marks]:
+        part["jobs"] = jobs
+    return part
+
+
 def forward_only(spec: JSON) -> bool:
     """Whether the change is one that cannot go back, a migration: judged and approved as such."""
     return NAMES["rollback"].normal(text_of(spec, "rollback")) == FORWARD_ONLY

@@ -36,7 +36,8 @@ ROLE = {
     "metadata": {"name": "test-decider"},
     "rules": [
         {"apiGroups": ["serin.dev"], "resources": ["changedecisions"], "verbs": ["create", "get", "list"]},
-        {"apiGroups": ["serin.dev"], "resources": ["changerequests", "changepolicies"], "verbs": READ},
+        {"apiGroups": ["serin.dev"], "resources": ["changerequests"], "verbs": [*READ, "create"]},
+        {"apiGroups": ["serin.dev"], "resources": ["changepolicies"], "verbs": READ},
         {"apiGroups": ["serin.dev"], "resources": ["changerequests/status"], "verbs": ["get"]},
         {"apiGroups": ["serin.dev"], "resources": ["changetypes"], "verbs": ["*"]},
     ],

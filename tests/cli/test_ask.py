@@ -204,6 +204,18 @@ def test_a_retry_asks_anew_for_what_was_rolled_back(as_bob: Bed, run: Run) -> No
     assert (code, "has not the template of CHG-20261124-051 any more" in err) == (1, True)
 
 
+def test_a_retry_takes_along_what_people_wrote_into_the_request(as_bob: Bed, run: Run) -> None:
+    here = revision(deploy(as_bob, "formal", "shop:v2", {"serin.dev/risk": "low"})["spec"]["template"])
+    target = replace(TARGET, name="formal", revision=here)
+    state = replace(BAKING, phase=Phase.ROLLED_BACK, cause="ErrorRate", revision=here, targets=(target,))
+    form = {"description": "as bob wrote it", "impact": {"usersAffected": "all"}, "jobs": ["backup"]}
+    put(as_bob, "CHG-20261124-053", state, SHOP, AS_CONTROLLER, deployments=["formal"], **form)
+    code, _, err = run("retry", "CHG-20261124-053", "-n", SHOP, "--id", "CHG-20261125-053")
+    assert (code, err) == (0, "")
+    made = as_bob.get("chg", "chg-20261125-053", "-n", SHOP)["spec"]
+    assert made == {"changeId": "CHG-20261125-053", "type": "normal", "requestedBy": "bob", **form}
+
+
 def test_what_was_not_rolled_back_is_not_retried(as_bob: Bed, run: Run) -> None:
     put(as_bob, "CHG-20261124-052", WAITING, SHOP, AS_CONTROLLER)
     code, _, err = run("retry", "CHG-20261124-052", "-n", SHOP)
