@@ -15,8 +15,6 @@ import structlog
 
 from controller.core.codec import Ratio
 from controller.core.model import (
-    Arm,
-    Breach,
     Change,
     Evidence,
     Measurements,
@@ -24,7 +22,6 @@ from controller.core.model import (
     Phase,
     Route,
     RouteOriginal,
-    Sample,
     Seen,
     Stage,
     State,
@@ -34,6 +31,8 @@ from controller.core.model import (
 )
 from controller.core.notices import DECLARED
 from controller.core.policy import Approval, ChangeType, Policy, Slo, Step, When
+from controller.core.samples import Arm, Sample
+from controller.core.slo import Breach
 from controller.settings import LogFormat, LogLevel
 from controller.telemetry import ENDED_KEPT, Telemetry, configure_logs
 

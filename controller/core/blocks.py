@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from heapq import merge
 from itertools import groupby
 
-from controller.core.model import Arm, Sample
+from controller.core.samples import Arm, Sample
 
 ALONE_AFTER = timedelta(minutes=1)
 """Without a scrape of stable for so long, the canary is judged without it."""

@@ -10,7 +10,6 @@ from controller.core.codec import format_duration
 from controller.core.decisions import last, objection, take_in
 from controller.core.model import (
     Action,
-    Arm,
     Held,
     Measurements,
     Observation,
@@ -24,6 +23,7 @@ from controller.core.model import (
 )
 from controller.core.plan import clean_up
 from controller.core.policy import ErrorRate, Policy, When
+from controller.core.samples import Arm
 from controller.core.track import track
 
 HISTORY_MAX = 64

@@ -7,8 +7,19 @@ from controller.core import slo
 from controller.core.checks import low_traffic_until
 from controller.core.codec import Ratio, format_duration, format_ratio
 from controller.core.decisions import hurried
-from controller.core.model import Arm, Breach, Evidence, Observation, Phase, Stage, State, Strategy, Target, Verdict
+from controller.core.model import (
+    Evidence,
+    Observation,
+    Phase,
+    Stage,
+    State,
+    Strategy,
+    Target,
+    Verdict,
+)
 from controller.core.policy import ChangeType, LogErrors, LowTraffic, Policy, Rule
+from controller.core.samples import Arm
+from controller.core.slo import Breach
 
 MESSAGE_MAX = 240
 

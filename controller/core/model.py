@@ -9,6 +9,8 @@ from typing import Self
 from controller.core.codec import JSON, Ratio
 from controller.core.diff import Difference, Image
 from controller.core.policy import ChangeType, Policy
+from controller.core.samples import Arm
+from controller.core.slo import Breach
 from controller.core.template import canary_name
 from controller.core.windows import Opening
 
@@ -184,17 +186,6 @@ class Target:
     @property
     def canary(self) -> str:
         return canary_name(self.name)
-
-
-@dataclass(frozen=True)
-class Breach:
-    """How long a rule's limit has been exceeded without a good sample, on the data's own timestamps."""
-
-    rule: str
-    target: str
-    bad_for: timedelta = timedelta()
-    last_at: datetime | None = None
-    last_bad: bool = False
 
 
 @dataclass(frozen=True)
@@ -531,30 +522,6 @@ class Seen:
     """`Kind name` of an object that has a name which the canary needs, and is not ours."""
     unserved: str = ""
     """A Service that routes name but that selects no pod."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Requests counted in one interval that ended at `at` (the data's own timestamp): total, and how many were bad."""
-
-    at: datetime
-    bad: float
-    total: float
-    pods: tuple[tuple[str, float, float], ...] = ()
-    """(name, bad, total) of each pod that was scraped then; empty where the source does not count by pod."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """The samples of one workload, oldest first.
-
-    `fresh_at`: the newest moment at which the metrics path was seen to work.
-    `scraped_every`: the median time between two scrapes of one series; None when none was scraped twice.
-    """
-
-    samples: tuple[Sample, ...] = ()
-    fresh_at: datetime | None = None
-    scraped_every: timedelta | None = None
 
 
 @dataclass(frozen=True)

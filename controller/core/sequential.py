@@ -23,7 +23,7 @@ from datetime import datetime, timedelta
 
 from controller.core import slo
 from controller.core.blocks import NO_REQUESTS, Block, Counts, Cursor, History, form
-from controller.core.model import Arm
+from controller.core.samples import Arm
 
 
 @dataclass(frozen=True)

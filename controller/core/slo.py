@@ -5,15 +5,26 @@ every sample of the canary the ratio of bad requests over a short window is abov
 Samples hold finite numbers only, oldest first; whatever Prometheus could not say is not in them.
 """
 
-import dataclasses
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from controller.core.model import Arm, Breach, Sample
+from controller.core.samples import Arm, Sample
 
 _ROUNDING = 1 + 1e-9
 """Exactly 1 % is not above 1 %, whatever binary fractions make of `1 - 0.999` or "2.3%"."""
+
+
+@dataclass(frozen=True)
+class Breach:
+    """How long a rule's limit has been exceeded without a good sample, on the data's own timestamps."""
+
+    rule: str
+    target: str
+    bad_for: timedelta = timedelta()
+    last_at: datetime | None = None
+    last_bad: bool = False
 
 
 def window(samples: Sequence[Sample], at: datetime, length: timedelta) -> tuple[float, float]:
@@ -61,7 +72,7 @@ def _judge(breach: Breach, at: datetime, bad: bool | None, gap_max: timedelta) -
     bad_for = timedelta() if bad is False else breach.bad_for
     if bad and breach.last_bad and breach.last_at and at - breach.last_at <= gap_max:
         bad_for += at - breach.last_at
-    return dataclasses.replace(breach, bad_for=bad_for, last_at=at, last_bad=bad is True)
+    return replace(breach, bad_for=bad_for, last_at=at, last_bad=bad is True)
 
 
 def _after(samples: Sequence[Sample], at: datetime) -> int:

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from controller.core.change import Problem
 from controller.core.codec import format_duration
-from controller.core.model import Arm
+from controller.core.samples import Arm
 from controller.metrics.arms import ARMS, Selection, Subject, quote
 from controller.metrics.counters import (
     NO_SUCH_BUCKET,

@@ -16,7 +16,7 @@ from statistics import median_low
 
 from controller.core.change import Problem, printable
 from controller.core.codec import JSON
-from controller.core.model import Arm, Sample
+from controller.core.samples import Arm, Sample
 
 NO_SUCH_BUCKET = "NoSuchBucket"
 

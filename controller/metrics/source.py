@@ -24,7 +24,8 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util.retry import Retry
 
 from controller.core.change import Problem, printable
-from controller.core.model import Arm, Incident, Measurements
+from controller.core.model import Incident, Measurements
+from controller.core.samples import Arm
 from controller.metrics.arms import Subject
 from controller.metrics.batch import Answer, Answers, Batch, Reading, lacks_bucket
 from controller.metrics.counters import Series, parse

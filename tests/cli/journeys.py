@@ -13,7 +13,6 @@ from controller.core.codec import Ratio
 from controller.core.diff import Difference
 from controller.core.model import (
     Action,
-    Breach,
     Change,
     Evidence,
     JobOutcome,
@@ -29,6 +28,7 @@ from controller.core.model import (
     Verdict,
 )
 from controller.core.policy import After, Approval, ChangeType, Policy, Slo, Step
+from controller.core.slo import Breach
 from controller.core.windows import Opening
 
 START = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)

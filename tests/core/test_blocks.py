@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.core.blocks import Block, Counts, Cursor, form, latency_edges, recall, spread
-from controller.core.model import Arm, Sample
+from controller.core.samples import Arm, Sample
 
 START = datetime(2026, 11, 23, 8, tzinfo=UTC)
 SPACING = timedelta(seconds=10)

@@ -11,7 +11,6 @@ import pytest
 from controller.core.decide import decide
 from controller.core.model import (
     Autoscaler,
-    Breach,
     CanaryParts,
     Deployment,
     Evidence,
@@ -29,6 +28,7 @@ from controller.core.model import (
 )
 from controller.core.plan import DeleteReplicaSet, Mark, plan
 from controller.core.policy import OnRollback, Policy
+from controller.core.slo import Breach
 from tests.simulation.test_world import policy
 from tests.simulation.world import BEGIN, SIZE, World
 

@@ -7,19 +7,18 @@ import pytest
 
 from controller.core.judge import judge
 from controller.core.model import (
-    Arm,
     Change,
     Evidence,
     Measurements,
     Observation,
     Phase,
-    Sample,
     State,
     Strategy,
     Target,
     Verdict,
 )
 from controller.core.policy import ChangeType, LogErrors, LowTraffic, Policy, Step
+from controller.core.samples import Arm, Sample
 
 START = datetime(2026, 11, 23, 8, tzinfo=UTC)
 BAKE = timedelta(minutes=5)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from controller.core.blocks import Block, Counts, History
 from controller.core.codec import decode, encode
-from controller.core.model import Arm, Sample
+from controller.core.samples import Arm, Sample
 from controller.core.sequential import (
     ERRORS,
     LATENCY,

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.core.codec import decode, encode
-from controller.core.model import Arm, Breach, Sample
-from controller.core.slo import counts, exceeds, extend, fresh, window
+from controller.core.samples import Arm, Sample
+from controller.core.slo import Breach, counts, exceeds, extend, fresh, window
 
 START = datetime(2026, 11, 23, 8, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -21,7 +21,6 @@ from controller.core.form import FIELDS, NAMES
 from controller.core.model import (
     Action,
     Audit,
-    Breach,
     Evidence,
     Floor,
     JobOutcome,
@@ -42,6 +41,7 @@ from controller.core.model import (
     Verdict,
 )
 from controller.core.policy import Bounds, Form, ImageStep, LogErrors, Policy, Scope, Slo, Step
+from controller.core.slo import Breach
 from controller.core.windows import Opening
 from testbed.bed import Bed
 from testbed.waiting import eventually

@@ -13,8 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from controller.core.change import Problem
-from controller.core.model import Arm, Sample, ServicePair
+from controller.core.model import ServicePair
 from controller.core.policy import LogErrors
+from controller.core.samples import Arm, Sample
 from controller.metrics.arms import Subject, one_of, quote
 from controller.metrics.batch import LOOKBACK_MAX, Answers, Batch, Reading, lacks_bucket
 from controller.metrics.counters import parse, spellings

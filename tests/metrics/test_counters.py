@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.core.model import Arm
+from controller.core.samples import Arm
 from controller.metrics.counters import Counter, Heartbeats, by_code, parse, read_arm
 from controller.metrics.presets import SERVER_ERROR
 from tests.metrics.subjects import START, at, matrix, seconds

@@ -19,7 +19,6 @@ from controller.core.codec import JSON
 from controller.core.form import merge
 from controller.core.intake import Ask, Record
 from controller.core.model import (
-    Arm,
     Autoscaler,
     CanaryParts,
     Change,
@@ -36,7 +35,6 @@ from controller.core.model import (
     Route,
     RouteOriginal,
     Ruling,
-    Sample,
     Seen,
     ServicePair,
     Stage,
@@ -59,6 +57,7 @@ from controller.core.plan import (
     Shift,
 )
 from controller.core.policy import ChangeType, Policy
+from controller.core.samples import Arm, Sample
 from controller.errors import ConflictError, PermanentError
 from controller.reconcile import NOBODY, Outbox, Reconciler
 
