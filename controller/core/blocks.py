@@ -19,6 +19,7 @@ _PART_OF_SCRAPE = 2 / 3
 """Pods are scraped one after another: a block that ends much sooner than a round of them would count a burst twice."""
 _BAD_MIN = 2
 """Fewer bad requests say nothing about how they are spread over pods."""
+_PRIOR, _PHI_MAX, _OUTLIER = 10.0, 50.0, 4.0
 _SLOWER = (0.5, 0.1, 0.01)
 
 
@@ -107,15 +108,36 @@ def spread(samples: Iterable[Sample]) -> float | None:
 
 
 @dataclass(frozen=True)
-class History:
-    """How stable behaved in the time before the canary, which is what the canary's monitors start from.
+class Dispersion:
+    """How bad requests cluster, from the spreads of blocks so far: their sum and number, with a prior of ten by chance.
 
-    `spread`, `spreads`: the sum and number of its blocks' spreads.
+    A spread counts as at most `_OUTLIER` times what is known: when all of stable fails for a moment, pods scraped just
+    before and just after differ a hundredfold, and that is not how it usually fails. What is usual gets through.
     """
 
-    stable: Counts = Counts()
     spread: float = 0.0
-    spreads: int = 0
+    blocks: int = 0
+
+    @property
+    def phi(self) -> float:
+        """How many bad requests come together: 1 if each comes by itself."""
+        return min(max(1.0, (_PRIOR + self.spread) / (_PRIOR + self.blocks)), _PHI_MAX)
+
+    def after(self, value: float | None) -> "Dispersion":
+        if value is None:
+            return self
+        return Dispersion(self.spread + min(value, _OUTLIER * self.phi), self.blocks + 1)
+
+
+BY_CHANCE = Dispersion()
+
+
+@dataclass(frozen=True)
+class History:
+    """How stable behaved in the time before the canary, which is what the canary's monitors start from."""
+
+    stable: Counts = NO_REQUESTS
+    dispersion: Dispersion = BY_CHANCE
     spacing: timedelta = timedelta()
 
 
@@ -123,8 +145,10 @@ def recall(stable: Arm) -> History:
     """The history in the samples of stable: 30 minutes are enough."""
     every = stable.scraped_every or timedelta()
     spacing = timedelta(milliseconds=every * _PART_OF_SCRAPE // timedelta(milliseconds=1))
-    spreads = [value for value in map(spread, _rounds(stable.samples, spacing)) if value is not None]
-    return History(_sum(stable.samples), sum(spreads), len(spreads), spacing)
+    dispersion = BY_CHANCE
+    for samples in _rounds(stable.samples, spacing):
+        dispersion = dispersion.after(spread(samples))
+    return History(_sum(stable.samples), dispersion, spacing)
 
 
 def _rounds(samples: Sequence[Sample], spacing: timedelta) -> Iterator[Sequence[Sample]]:

@@ -19,7 +19,7 @@ def expected_dwell(step: Step, requests_per_second: float, history: History, ter
     rate = requests_per_second * step.weight / 100
     if not rate:
         return 2 * step.bake
-    enough = timedelta(seconds=terms.clean_min * begin(history, _EPOCH).phi / rate)
+    enough = timedelta(seconds=terms.clean_min * history.dispersion.phi / rate)
     return max(step.bake, min(enough, 2 * step.bake))
 
 
@@ -65,7 +65,7 @@ def _blocks(
     weight: int,
     history: History,
 ) -> Iterator[Block]:
-    phi = begin(history, _EPOCH).phi
+    phi = history.dispersion.phi
     requests = requests_per_second * every.total_seconds()
     canary, stable = (requests * share / 100 for share in (weight, 100 - weight))
     bad = 0.0

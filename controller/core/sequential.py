@@ -18,11 +18,11 @@ Sources: Lindon and Malek, arXiv 2011.03567; Turner, Ly and Grünwald, 2106.0269
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from controller.core import slo
-from controller.core.blocks import NO_REQUESTS, Block, Counts, Cursor, History, form
+from controller.core.blocks import BY_CHANCE, NO_REQUESTS, Block, Counts, Cursor, Dispersion, History, form
 from controller.core.samples import Arm
 
 
@@ -78,7 +78,6 @@ LATENCY = tuple(
 )
 """For the edges of buckets next to stable's p50, p90 and p99; the mean of their e-values counts."""
 
-_SPREAD_PRIOR, _PHI_MAX = 10.0, 50.0
 _CALM_BLOCKS, _CALM_PHI = 30, 1.2
 _ALONE_SHARE = 0.95
 """With more than this share of the requests, the canary has no stable to be compared with."""
@@ -110,8 +109,7 @@ class Monitor:
     canary: Counts = NO_REQUESTS
     stable: Counts = NO_REQUESTS
     known: Counts = NO_REQUESTS
-    spread: float = 0.0
-    spreads: int = 0
+    dispersion: Dispersion = BY_CHANCE
     spacing: timedelta = timedelta()
     calm: bool = False
     shocked: bool = False
@@ -124,11 +122,6 @@ class Monitor:
         return sum(self.capital) + self.rest
 
     @property
-    def phi(self) -> float:
-        """How many bad requests come together: 1 if each comes by itself."""
-        return min(max(1.0, (_SPREAD_PRIOR + self.spread) / (_SPREAD_PRIOR + self.spreads)), _PHI_MAX)
-
-    @property
     def cursor(self) -> Cursor:
         return Cursor(self.at, self.spacing, first=self.step_blocks == 0, alone=self.alone)
 
@@ -139,8 +132,8 @@ def begin(history: History, at: datetime) -> Monitor:
     Where stable's pods cannot be told apart (a proxy counts for them) nothing is known of how bad requests cluster: phi
     stays 1 and stable is not called calm.
     """
-    monitor = Monitor(at, known=history.stable, spread=history.spread, spreads=history.spreads, spacing=history.spacing)
-    return replace(monitor, calm=history.spreads >= _CALM_BLOCKS and monitor.phi <= _CALM_PHI)
+    calm = history.dispersion.blocks >= _CALM_BLOCKS and history.dispersion.phi <= _CALM_PHI
+    return Monitor(at, known=history.stable, dispersion=history.dispersion, spacing=history.spacing, calm=calm)
 
 
 def observe(monitor: Monitor, canary: Arm, stable: Arm, step_at: datetime, terms: Terms = ERRORS) -> Monitor:
@@ -168,7 +161,7 @@ def _settle(m: Monitor, block: Block, step_at: datetime, terms: Terms) -> Monito
         staked = rest * _stake(m, terms, new_step=new_step, shocked=shocked)
         capital = _bet(m, block, terms, staked, warm=step_blocks < terms.warm_blocks)
         rest -= staked
-    clean = (canary.bad * math.log(_GATE_BET) + (1 - _GATE_BET) * terms.gate * canary.total) / m.phi
+    clean = (canary.bad * math.log(_GATE_BET) + (1 - _GATE_BET) * terms.gate * canary.total) / m.dispersion.phi
     return Monitor(
         at=block.at,
         capital=capital,
@@ -179,8 +172,7 @@ def _settle(m: Monitor, block: Block, step_at: datetime, terms: Terms) -> Monito
         canary=canary if new_step else m.canary + canary,
         stable=stable if new_step else m.stable + stable,
         known=m.known + stable,
-        spread=m.spread + (block.spread or 0.0),
-        spreads=m.spreads + (block.spread is not None),
+        dispersion=m.dispersion.after(block.spread),
         spacing=m.spacing,
         calm=m.calm,
         shocked=shocked,
@@ -223,7 +215,7 @@ def _ceilings(terms: Terms, *, calm: bool, warm: bool) -> list[float]:
 
 def log_factors(block: Block, m: Monitor, terms: Terms) -> list[float]:
     """The logarithm of what each alternative's capital is multiplied by, before caps."""
-    canary, stable, phi = block.canary, block.stable, m.phi
+    canary, stable, phi = block.canary, block.stable, m.dispersion.phi
     if is_alone(block):
         usual = severe_ratio(m, terms)
         return [(canary.bad * math.log(r) - canary.total * usual * (r - 1)) / phi for r in terms.alternatives]
@@ -276,7 +268,7 @@ def burning(monitor: Monitor, canary: Arm, since: datetime, terms: Terms) -> dat
         return None
     ratio_max = max(terms.burns * terms.limit, _BURN_OF_STABLE * monitor.known.ratio)
     moments = (sample.at for sample in canary.samples if sample.at > since)
-    return next((at for at in moments if _burns(canary, at, ratio_max, monitor.phi)), None)
+    return next((at for at in moments if _burns(canary, at, ratio_max, monitor.dispersion.phi)), None)
 
 
 def _burns(canary: Arm, at: datetime, ratio_max: float, phi: float) -> bool:

@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.core.blocks import Block, Counts, Cursor, form, latency_edges, recall, spread
+from controller.core.blocks import (
+    BY_CHANCE,
+    Block,
+    Counts,
+    Cursor,
+    Dispersion,
+    History,
+    form,
+    latency_edges,
+    recall,
+    spread,
+)
 from controller.core.samples import Arm, Sample
 
 START = datetime(2026, 11, 23, 8, tzinfo=UTC)
@@ -118,16 +129,29 @@ def test_what_cannot_tell_is_not_counted(sample: Sample) -> None:
 
 
 def test_the_history_counts_rounds_of_pods() -> None:
-    samples = [pods(second, (4, 100), (0, 100)) for second in range(0, 151, 5)]
+    samples = [pods(second, (1, 100), (0, 100)) for second in range(0, 151, 5)]
     history = recall(Arm(tuple(samples), scraped_every=timedelta(seconds=15)))
-    assert history.stable == Counts(4 * 31, 200 * 31)
+    assert history.stable == Counts(31, 200 * 31)
     assert history.spacing == SPACING
-    assert history.spreads == 15
-    assert history.spread == pytest.approx(history.spreads * 8 + 4)  # 8 bad in a round of two scrapes, 12 in the first
+    assert history.dispersion == Dispersion(3 + 14 * 2, 15)  # three scrapes in the first round, two in each other
+
+
+def test_what_is_usual_is_known_and_what_happens_once_is_not() -> None:
+    """A moment in which all of stable fails, seen by one scrape and not by another, says nothing of clusters."""
+    calm = Dispersion(30.0, 30)
+    assert calm.after(300.0).phi < 1.1
+    assert calm.after(None) == calm
+    clustered = BY_CHANCE
+    for _ in range(60):
+        clustered = clustered.after(8.0)
+    assert 6 < clustered.phi < 8
+    for _ in range(1000):
+        clustered = clustered.after(1e6)
+    assert clustered.phi == 50
 
 
 def test_no_history_is_an_empty_one() -> None:
-    assert recall(Arm()).spreads == 0
+    assert recall(Arm()) == History()
 
 
 def test_the_edges_nearest_to_the_quantiles() -> None:

@@ -4,13 +4,13 @@ from datetime import timedelta
 
 import pytest
 
-from controller.core.blocks import Counts, History
+from controller.core.blocks import Counts, Dispersion, History
 from controller.core.policy import Step
 from controller.core.reach import expected_dwell, smallest_caught
 
 BAKE, SCRAPE = timedelta(minutes=10), timedelta(seconds=15)
 STEPS = [Step(10, BAKE), Step(50, BAKE), Step(100, BAKE)]
-HISTORY = History(Counts(900, 900_000), spread=30.0, spreads=30)
+HISTORY = History(Counts(900, 900_000), dispersion=Dispersion(30.0, 30))
 
 
 def caught(rate: float, history: History = HISTORY) -> float | None:
@@ -23,7 +23,7 @@ def test_a_step_takes_its_bake_and_up_to_twice_that(rate: float, dwell: float) -
 
 
 def test_clusters_need_more_requests() -> None:
-    clustered = History(Counts(900, 900_000), spread=2000.0, spreads=1000)
+    clustered = History(Counts(900, 900_000), dispersion=Dispersion(2000.0, 1000))
     assert expected_dwell(STEPS[0], 1, clustered) > expected_dwell(STEPS[0], 1, HISTORY)
 
 
