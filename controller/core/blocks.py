@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import reduce
 from heapq import merge
 from itertools import groupby
 
@@ -99,8 +100,12 @@ def spread(samples: Iterable[Sample]) -> float | None:
     for sample in samples:
         for name, bad, total in sample.pods:
             pods[name] = pods.get(name, Counts()) + Counts(bad, total)
-    serving = [counts for counts in pods.values() if counts.total > 0]
-    every = sum(serving, Counts())
+    return _uneven(pods.values())
+
+
+def _uneven(parts: Iterable[Counts]) -> float | None:
+    serving = [counts for counts in parts if counts.total > 0]
+    every = sum(serving, NO_REQUESTS)
     if len(serving) < 2 or every.bad < _BAD_MIN:
         return None
     expected = [every.ratio * counts.total for counts in serving]
@@ -142,12 +147,18 @@ class History:
 
 
 def recall(stable: Arm) -> History:
-    """The history in the samples of stable: 30 minutes are enough."""
+    """The history in the samples of stable: 30 minutes are enough.
+
+    Where pods cannot be told apart (one pod, or a proxy counts for them), each round is compared with the next instead:
+    clusters show there too. During the canary phi then stays what is known.
+    """
     every = stable.scraped_every or timedelta()
     spacing = timedelta(milliseconds=every * _PART_OF_SCRAPE // timedelta(milliseconds=1))
-    dispersion = BY_CHANCE
-    for samples in _rounds(stable.samples, spacing):
-        dispersion = dispersion.after(spread(samples))
+    rounds = list(_rounds(stable.samples, spacing))
+    spreads = [spread(samples) for samples in rounds]
+    if all(value is None for value in spreads):
+        spreads = [_uneven(map(_sum, pair)) for pair in zip(rounds[::2], rounds[1::2], strict=False)]
+    dispersion = reduce(Dispersion.after, spreads, BY_CHANCE)
     return History(_sum(stable.samples), dispersion, spacing)
 
 

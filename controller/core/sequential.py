@@ -129,8 +129,8 @@ class Monitor:
 def begin(history: History, at: datetime) -> Monitor:
     """The monitor of a canary that gets its first requests at `at`.
 
-    Where stable's pods cannot be told apart (a proxy counts for them) nothing is known of how bad requests cluster: phi
-    stays 1 and stable is not called calm.
+    Without a history phi begins at 1 and stable is not called calm; where stable's pods cannot be told apart (a proxy
+    counts for them) phi stays what the history says.
     """
     calm = history.dispersion.blocks >= _CALM_BLOCKS and history.dispersion.phi <= _CALM_PHI
     return Monitor(at, known=history.stable, dispersion=history.dispersion, spacing=history.spacing, calm=calm)

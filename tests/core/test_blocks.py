@@ -136,6 +136,17 @@ def test_the_history_counts_rounds_of_pods() -> None:
     assert history.dispersion == Dispersion(3 + 14 * 2, 15)  # three scrapes in the first round, two in each other
 
 
+def test_where_pods_cannot_be_told_apart_clusters_show_in_time() -> None:
+    def behind_a_proxy(*bad: float) -> History:
+        samples = tuple(Sample(at(15 * n), each, 100) for n, each in enumerate(bad))
+        return recall(Arm(samples, scraped_every=timedelta(seconds=15)))
+
+    assert behind_a_proxy(*[0, 0, 0, 8] * 30).dispersion.phi > 4
+    assert behind_a_proxy(*[2, 2, 2, 2] * 30).dispersion.phi == 1
+    shock = behind_a_proxy(*[2] * 40, *[90] * 3, *[2] * 77)
+    assert shock.dispersion.phi < 1.2
+
+
 def test_what_is_usual_is_known_and_what_happens_once_is_not() -> None:
     """A moment in which all of stable fails, seen by one scrape and not by another, says nothing of clusters."""
     calm = Dispersion(30.0, 30)
