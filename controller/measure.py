@@ -11,7 +11,7 @@ import structlog
 from controller.core.gates import ABOUT_STABLE
 from controller.core.model import Change, Measurements, Phase, Stage, State, Strategy, Target
 from controller.core.policy import Policy
-from controller.metrics.presets import PRESETS, of_logs
+from controller.metrics.presets import PODS, of_logs, preset_of
 from controller.metrics.source import Subject
 
 log = structlog.get_logger()
@@ -85,6 +85,7 @@ def subjects_of(change: Change, state: State, now: datetime) -> Iterable[Subject
     exposed = state.weighted_at is not None and state.phase in UNDER_WATCH
     if policy is None or not (exposed or state.reason in ABOUT_STABLE):
         return
+    source = preset_of(policy.metrics)
     for target in state.targets:
         if target.strategy is Strategy.CANARY or target.replica_set or not exposed:
             subject = Subject(
@@ -93,7 +94,7 @@ def subjects_of(change: Change, state: State, now: datetime) -> Iterable[Subject
                 target=target.name,
                 rules=policy.request_rules,
                 incidents=policy.incidents,
-                source=PRESETS[policy.metrics.preset if target.strategy is Strategy.CANARY else "pods"],
+                source=source if target.strategy is Strategy.CANARY or source.by_pods else PODS,
                 services=target.services,
                 canary_pods=_canary_pods(state, target) if exposed else "",
                 stable_pods=f"{target.replica_set if state.stage is Stage.WATCH else target.stable_replica_set}-",

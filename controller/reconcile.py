@@ -492,6 +492,7 @@ WARNINGS = frozenset(
         "NoData",
         "NoReferenceGrant",
         "NoSuchBucket",
+        "NoHistogram",
         "NoSuchJob",
         "NotificationOverdue",
         "NotHeld",

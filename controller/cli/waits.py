@@ -125,6 +125,7 @@ TURNS: Mapping[str, Turn] = {
     "InvalidPolicy": by_sre(EDIT_POLICY),
     "InvalidQuery": by_sre(EDIT_POLICY),
     "NoSuchBucket": by_sre(EDIT_POLICY),
+    "NoHistogram": by_sre(EDIT_POLICY),
     "UnknownStatus": by_sre(INSTALL),
     "NoData": by_sre(CONTROLLER_LOG),
     "NoMetrics": by_sre(CONTROLLER_LOG),

@@ -74,11 +74,67 @@ class ReviewRules:
 
 
 @dataclass(frozen=True)
+class Codes:
+    """A label of the counter of requests, and those of its values that are failures; `*` stands for any characters."""
+
+    label: str
+    bad: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ArmLabel:
+    """A label that tells whose a series is: its value for an arm, made of PLACEHOLDERS."""
+
+    label: str
+    value: str
+    canary: str = ""
+    """Its value for the canary, where that is made in another way."""
+
+
+@dataclass(frozen=True)
+class FixedLabel:
+    label: str
+    value: str
+
+
+class LatencyUnit(StrEnum):
+    SECONDS = "s"
+    MILLISECONDS = "ms"
+
+
+PLACEHOLDERS = ("namespace", "service", "stable", "port", "workload", "pod")
+"""What may stand in braces in an ArmLabel: the arm's Service, the one of stable, each port, the arm's Deployment, or
+any of its pods (that one alone)."""
+
+
+@dataclass(frozen=True)
+class CustomSource:
+    """Metrics that no preset knows, by names and labels alone: the queries are the controller's."""
+
+    requests: str
+    """A counter of requests, one series a response code."""
+    codes: tuple[Codes, ...]
+    """A request failed when one of these labels says so."""
+    selected_by: tuple[ArmLabel, ...]
+    where: tuple[FixedLabel, ...] = ()
+    """Other labels that requests and latency must have."""
+    latency: str = ""
+    """A histogram, without `_bucket`; empty: no SLO can be about latency."""
+    latency_unit: LatencyUnit = LatencyUnit.SECONDS
+    heartbeat: str = "up"
+    """A series that is there without any traffic: it tells few requests from no data. `up` counts while it is 1."""
+    heartbeat_where: tuple[FixedLabel, ...] = ()
+    """Labels of a heartbeat that is of the proxy; without them it is selected as the arms are."""
+
+
+@dataclass(frozen=True)
 class Source:
     """Where requests are counted: the name of a preset (`metrics/presets.py`), and when its data is too old to use."""
 
     preset: str = "envoy"
     stale_after: timedelta = timedelta(seconds=60)
+    custom: CustomSource | None = None
+    """With the preset `custom`, and no other."""
 
 
 @dataclass(frozen=True)
@@ -302,6 +358,10 @@ RESERVED = (ErrorRate.name, LogErrors.name)
 """Rules that are no SLO have these names."""
 _METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+CUSTOM = "custom"
+_CODE = re.compile(r"[A-Za-z0-9_.*-]{1,63}")
+_TEMPLATE = re.compile(rf"(?:[^{{}}]|\{{(?:{'|'.join(PLACEHOLDERS)})\}})*")
+_TELL_ARMS_APART = ("{service}", "{workload}", "{pod}")
 _SERVICE_ACCOUNT = re.compile(r"system:serviceaccount:[a-z0-9-]{1,63}:[a-z0-9.-]{1,253}")
 JOB_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,50}[a-z0-9])?")
 """Names that a CronJob may have."""
@@ -316,8 +376,7 @@ def parse_policy(spec: JSON, presets: frozenset[str]) -> Policy:
     """
     policy = decode(Policy, spec, "spec")
     _check_steps(policy)
-    if policy.metrics.preset not in presets:
-        raise FieldError("spec.metrics.preset", policy.metrics.preset, f"write one of {', '.join(sorted(presets))}")
+    _check_source(policy, presets)
     names = [slo.name for slo in policy.slos]
     for i, slo in enumerate(policy.slos):
         if not _SLO_NAME.fullmatch(slo.name) or names.count(slo.name) > 1 or slo.name in RESERVED:
@@ -353,9 +412,85 @@ def parse_policy(spec: JSON, presets: frozenset[str]) -> Policy:
     return policy
 
 
+def _check_source(policy: Policy, presets: frozenset[str]) -> None:
+    source = policy.metrics
+    if source.preset not in presets | {CUSTOM}:
+        mend = f"write one of {', '.join(sorted(presets))}, or {CUSTOM}"
+        raise FieldError("spec.metrics.preset", source.preset, mend)
+    if (source.preset == CUSTOM) is not (source.custom is not None):
+        mend = f"write {CUSTOM}, or leave out spec.metrics.custom" if source.custom else "write spec.metrics.custom too"
+        raise FieldError("spec.metrics.preset", source.preset, mend)
+    if source.custom:
+        _check_custom(source.custom)
+        if not source.custom.latency and (slo := next((slo for slo in policy.slos if slo.slower_than), None)):
+            mend = f"write the name of a histogram: the SLO {slo.name} has slowerThan"
+            raise FieldError("spec.metrics.custom.latency", "", mend)
+
+
+def _check_custom(custom: CustomSource) -> None:
+    path = "spec.metrics.custom"
+    _check_metric(f"{path}.requests", custom.requests)
+    _check_metric(f"{path}.heartbeat", custom.heartbeat)
+    if custom.latency:
+        _check_metric(f"{path}.latency", custom.latency)
+    if custom.latency.endswith(("_bucket", "_count", "_sum")):
+        mend = f"write the name of the histogram alone: {custom.latency.rpartition('_')[0]}"
+        raise FieldError(f"{path}.latency", custom.latency, mend)
+    if not custom.codes:
+        raise FieldError(f"{path}.codes", [], "write at least one label and its values that are failures")
+    for i, codes in enumerate(custom.codes):
+        _check_label(f"{path}.codes[{i}].label", codes.label)
+        if not codes.bad or (odd := next((code for code in codes.bad if not _CODE.fullmatch(code)), None)) is not None:
+            mend = 'write at least one value, like "5*", of letters, digits, _, ., - and *'
+            raise FieldError(f"{path}.codes[{i}].bad", list(codes.bad) if not codes.bad else odd, mend)
+    taken: set[str] = {codes.label for codes in custom.codes}
+    for name, labels in (
+        ("selectedBy", [by.label for by in custom.selected_by]),
+        ("where", [fixed.label for fixed in custom.where]),
+    ):
+        for i, label in enumerate(labels):
+            _check_label(f"{path}.{name}[{i}].label", label)
+            if label in taken:
+                raise FieldError(f"{path}.{name}[{i}].label", label, "name each label once")
+            taken.add(label)
+    for i, fixed in enumerate(custom.heartbeat_where):
+        _check_label(f"{path}.heartbeatWhere[{i}].label", fixed.label)
+    for i, by in enumerate(custom.selected_by):
+        _check_template(f"{path}.selectedBy[{i}].value", by.value)
+        _check_template(f"{path}.selectedBy[{i}].canary", by.canary)
+        if not by.value and not by.canary:
+            raise FieldError(f"{path}.selectedBy[{i}].value", "", "write what the label's value is made of")
+    templates = [(by.value, by.canary or by.value) for by in custom.selected_by]
+    if not all(any("{namespace}" in pair[arm] for pair in templates) for arm in (0, 1)):
+        mend = "write {namespace} into the value of one label: names are unique in their namespace only"
+        raise FieldError(f"{path}.selectedBy", [pair[0] for pair in templates], mend)
+    if not any(canary != stable or any(each in stable for each in _TELL_ARMS_APART) for stable, canary in templates):
+        mend = f"nothing in it tells canary from stable: write one of {', '.join(_TELL_ARMS_APART)} into a value"
+        raise FieldError(f"{path}.selectedBy", [pair[0] for pair in templates], mend)
+
+
+def _check_template(path: str, template: str) -> None:
+    if not _TEMPLATE.fullmatch(template):
+        mend = f"write text, and in braces only {', '.join(PLACEHOLDERS)}, like {{namespace}}_{{service}}_{{port}}"
+        raise FieldError(path, template, mend)
+    if "{pod}" in template and template != "{pod}":
+        raise FieldError(path, template, "write {pod} alone: a pod's name is known by its beginning only")
+
+
+def _check_metric(path: str, name: str) -> None:
+    if not _METRIC.fullmatch(name):
+        raise FieldError(path, name, "write a metric's name: letters, digits, _ and :")
+
+
+def _check_label(path: str, name: str) -> None:
+    if not _LABEL.fullmatch(name) or name.startswith("__") or name == "le":
+        raise FieldError(
+            path, name, "write a Prometheus label name, other than le: letters, digits and _, not __ first"
+        )
+
+
 def _check_log_errors(rule: LogErrors) -> None:
-    if not _METRIC.fullmatch(rule.counter):
-        raise FieldError("spec.logErrors.counter", rule.counter, "write a metric's name: letters, digits, _ and :")
+    _check_metric("spec.logErrors.counter", rule.counter)
     if not _LABEL.fullmatch(rule.level_label):
         mend = "write a Prometheus label name: letters, digits and _"
         raise FieldError("spec.logErrors.levelLabel", rule.level_label, mend)

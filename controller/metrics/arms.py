@@ -1,5 +1,6 @@
 """The two arms of each change, and how the series of Prometheus are told apart by them."""
 
+import itertools
 import json
 import re
 from collections import defaultdict
@@ -9,13 +10,15 @@ from datetime import datetime
 
 from controller.core.model import ServicePair
 from controller.core.policy import Incidents, Rule
-from controller.metrics.presets import Preset, SelectedBy
+from controller.metrics.presets import Label, Labels, Preset
 
 CANARY, STABLE = ARMS = ("canary", "stable")
 
 _POD_PREFIX_MAX = 58
 """Kubernetes cuts the prefix of a generated pod name to this length, and adds _RANDOM characters."""
 _RANDOM = 5
+_POD = "{pod}"
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -49,55 +52,96 @@ def quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def one_of(values: Iterable[str], suffix: str = "") -> str:
-    """A PromQL string literal of a regular expression: any of the values, then `suffix` (an expression)."""
-    return quote(f"(?:{'|'.join(re.escape(value) for value in sorted(set(values)))}){suffix}")
+def one_of(values: Iterable[str], *, before: str = "", after: str = "") -> str:
+    """A PromQL string literal of a regular expression: any of the values, between the expressions around them."""
+    return quote(f"{before}(?:{'|'.join(re.escape(value) for value in sorted(set(values)))}){after}")
+
+
+def fixed(labels: Labels) -> str:
+    """Matchers of labels with these values."""
+    return ",".join(f"{name}={quote(value)}" for name, value in labels)
 
 
 class Selection:
     """The arms of many subjects: what to ask Prometheus for, and whose a series of its answer is."""
 
-    def __init__(self, selected_by: SelectedBy, subjects: Sequence[Subject]) -> None:
-        self._selected_by = selected_by
-        self._owners: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
+    def __init__(self, preset: Preset, subjects: Sequence[Subject]) -> None:
+        self._labels = preset.selected_by
+        self._where = preset.where
+        self._owners: dict[tuple[str, ...], list[tuple[int, str]]] = defaultdict(list)
         for i, subject in enumerate(subjects):
-            for key, arm in _keys(selected_by, subject):
-                self._owners[key].append((i, arm))
-        self._namespaces = {namespace for namespace, _ in self._owners}
-        self._names = {name for _, name in self._owners}
+            for arm in ARMS:
+                for key in dict.fromkeys(_keys(preset.selected_by, subject, arm)):
+                    self._owners[key].append((i, arm))
+        self._values = [set(values) for values in zip(*self._owners, strict=True)]
+        self._around = [re.compile(f"{each.before}(.+?){each.after}") for each in preset.selected_by]
 
     def __bool__(self) -> bool:
         return bool(self._owners)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels that it goes by."""
+        return tuple(label.name for label in self._labels)
+
     def matchers(self) -> str:
-        if self._selected_by is SelectedBy.SERVICE:
-            return f"envoy_cluster_name=~{one_of(self._names)}"
-        return f"namespace=~{one_of(self._namespaces)},pod=~{one_of(self._names, suffix='.+')}"
+        arms = (
+            f"{label.name}=~{one_of(values, before=label.before, after='.+' if label.value == _POD else label.after)}"
+            for label, values in zip(self._labels, self._values, strict=True)
+        )
+        return ",".join((*arms, *filter(None, [fixed(self._where)])))
 
     def owners(self, labels: Mapping[str, str]) -> Sequence[tuple[int, str]] | None:
         """(index of the subject, arm) of those that count this series.
 
-        Empty: asked for, but nobody's, for namespaces and pod prefixes are asked for apart. None: never asked for.
+        Empty: asked for, but nobody's, for the labels are asked for apart. None: never asked for.
         """
-        if self._selected_by is SelectedBy.SERVICE:
-            return self._owners.get(("", labels.get("envoy_cluster_name", "")))
-        namespace, pod = labels.get("namespace", ""), labels.get("pod", "")
-        if namespace not in self._namespaces or not pod:
-            return None
-        of_replica_set, of_deployment = (f"{pod.rsplit('-', n)[0]}-" for n in (1, 2))
-        for prefix in (pod[:-_RANDOM], of_replica_set, of_deployment):
-            if owners := self._owners.get((namespace, prefix)):
+        candidates = []
+        for i, label in enumerate(self._labels):
+            value = labels.get(label.name, "")
+            if label.value == _POD:
+                if not value:
+                    return None
+                candidates.append(_prefixes(value))
+            elif label.before or label.after:
+                inside = self._around[i].fullmatch(value)
+                candidates.append([inside[1]] if inside else [])
+            elif value in self._values[i]:
+                candidates.append([value])
+            else:
+                return None
+        for key in itertools.product(*candidates):
+            if owners := self._owners.get(key):
                 return owners
         return ()
 
 
-def _keys(selected_by: SelectedBy, subject: Subject) -> Iterator[tuple[tuple[str, str], str]]:
-    if selected_by is SelectedBy.SERVICE:
-        for pair in subject.services:
-            for port in pair.ports:
-                yield ("", f"{subject.namespace}_{pair.canary}_{port}"), CANARY
-                yield ("", f"{subject.namespace}_{pair.stable}_{port}"), STABLE
-    else:
-        for prefix, arm in ((subject.canary_pods, CANARY), (subject.stable_pods, STABLE)):
-            if prefix:
-                yield (subject.namespace, prefix[:_POD_PREFIX_MAX]), arm
+def _prefixes(pod: str) -> list[str]:
+    """How the name of the pod of an arm may begin: of a name that was cut, of a ReplicaSet, of a Deployment."""
+    return [pod[:-_RANDOM], *(f"{pod.rsplit('-', n)[0]}-" for n in (1, 2))]
+
+
+def _keys(labels: Sequence[Label], subject: Subject, arm: str) -> Iterator[tuple[str, ...]]:
+    """The values of the labels that the series of an arm have, one key for each of its Services and ports."""
+    templates = [label.of(canary=arm == CANARY) for label in labels]
+    used = {name for template in templates for name in _PLACEHOLDER.findall(template)}
+    prefix = subject.canary_pods if arm == CANARY else subject.stable_pods
+    if used & {"pod", "workload"} and not prefix:
+        return
+    workload = prefix.removesuffix("-") if arm == CANARY else subject.target
+    pairs = subject.services if used & {"service", "stable", "port"} else (ServicePair("", ""),)
+    for pair in pairs:
+        for port in pair.ports if "port" in used else (0,):
+            values = {
+                "namespace": subject.namespace,
+                "service": pair.canary if arm == CANARY else pair.stable,
+                "stable": pair.stable,
+                "port": str(port),
+                "workload": workload,
+                "pod": prefix[:_POD_PREFIX_MAX],
+            }
+            yield tuple(_filled(template, values) for template in templates)
+
+
+def _filled(template: str, values: Mapping[str, str]) -> str:
+    return _PLACEHOLDER.sub(lambda placeholder: values[placeholder[1]], template)

@@ -13,10 +13,11 @@ from typing import TypeAlias
 from controller.core.change import Problem
 from controller.core.codec import format_duration
 from controller.core.samples import Arm
-from controller.metrics.arms import ARMS, Selection, Subject, quote
+from controller.metrics.arms import ARMS, Selection, Subject, fixed, quote
 from controller.metrics.counters import (
     NO_SUCH_BUCKET,
     Counter,
+    Coverage,
     Heartbeats,
     Series,
     bucket_edge,
@@ -26,7 +27,6 @@ from controller.metrics.counters import (
     spellings,
     unexpected,
 )
-from controller.metrics.presets import SelectedBy
 
 LOOKBACK_MAX = timedelta(hours=1)
 LEAD = timedelta(seconds=90)
@@ -68,7 +68,7 @@ class Batch:
     def __init__(self, subjects: Sequence[Subject], now: datetime) -> None:
         self._preset = subjects[0].source
         self._subjects = subjects
-        self._selection = Selection(self._preset.selected_by, subjects)
+        self._selection = Selection(self._preset, subjects)
         self._since = [max(subject.since, now - LOOKBACK_MAX) for subject in subjects]
         self._range = f"[{math.ceil((now - min(self._since) + LEAD) / timedelta(seconds=1))}s]"
 
@@ -77,26 +77,37 @@ class Batch:
         return bool(self._selection)
 
     def heartbeat_query(self) -> str:
-        return f"{self._preset.heartbeat}{{{self._selection.matchers()}}}{self._range}"
+        where = self._preset.heartbeat_where
+        matchers = self._selection.matchers() if where is None else fixed(where)
+        return f"{self._preset.heartbeat}{{{matchers}}}{self._range}"
 
     def requests_query(self) -> str:
         return f"{self._preset.requests}{{{self._selection.matchers()}}}{self._range}"
 
     def latency_query(self) -> str:
-        """Empty when no SLO is about latency. A histogram has twenty buckets: it asks for those that are needed."""
+        """Empty when no SLO is about latency. Of a classic histogram it asks for the buckets that are needed.
+
+        A native one is a single series, without the label le.
+        """
         edges = {self._edge(slo.slower_than) for s in self._subjects for slo in s.rules if slo.slower_than}
-        le = quote("|".join(["[+]Inf", *map(spellings, sorted(edges))]))
-        return f"{self._preset.latency}{{{self._selection.matchers()},le=~{le}}}{self._range}" if edges else ""
+        if not edges or not self._preset.latency:
+            return ""
+        names = quote(f"{self._preset.latency}|{self._preset.latency}_bucket")
+        le = quote("|".join(["", "[+]Inf", *map(spellings, sorted(edges))]))
+        return f"{{__name__=~{names},{self._selection.matchers()},le=~{le}}}{self._range}"
 
     def edges_query(self) -> str:
         """Which buckets there are: asked when one was missing."""
-        labels = ",".join((*self._preset.selected_by.labels, "le"))
-        return f"group by ({labels}) ({self._preset.latency}{{{self._selection.matchers()}}})"
+        labels = ",".join((*self._selection.names, "le"))
+        return f"group by ({labels}) ({self._preset.latency}_bucket{{{self._selection.matchers()}}})"
 
     def read(self, answers: Answers) -> list[Reading]:
         """A Reading for each subject, in their order."""
-        shares = map(self._split, (answers.heartbeat, answers.requests, answers.latency, answers.edges))
-        return [self._read(*of_subject) for of_subject in zip(self._subjects, self._since, *shares, strict=True)]
+        requests, latency, edges = map(self._split, (answers.requests, answers.latency, answers.edges))
+        shared = self._preset.heartbeat_where is not None
+        beats = self._shared(answers.heartbeat, requests) if shared else self._split(answers.heartbeat)
+        of_each = zip(self._subjects, self._since, beats, requests, latency, edges, strict=True)
+        return [self._read(*of_subject) for of_subject in of_each]
 
     def _split(self, answer: Answer) -> Sequence[Share]:
         if isinstance(answer, Problem):
@@ -108,21 +119,38 @@ class Batch:
                 return [unexpected(series.labels, "that was not asked for")] * len(self._subjects)
             for i, arm in owners:
                 # Cut to what this subject alone would have asked for: others must not change what is said of it.
-                if (part := series.later(_milliseconds(self._since[i] - LEAD))).points:
+                if part := series.later(_milliseconds(self._since[i] - LEAD)):
                     shares[i][arm].append(part)
+        return shares
+
+    def _shared(self, heartbeat: Answer, requests: Sequence[Share]) -> Sequence[Share]:
+        """The heartbeats of the proxies that have counted requests of a workload are those of both its arms.
+
+        Of a workload that no proxy has counted it cannot be said whether it is idle or not scraped: it has none.
+        """
+        if isinstance(heartbeat, Problem):
+            return [heartbeat] * len(self._subjects)
+        beats = Coverage(heartbeat)
+        shares: list[Share] = []
+        for share, since in zip(requests, self._since, strict=True):
+            counted = () if isinstance(share, Problem) else (one for arm in ARMS for one in share[arm])
+            seen = {id(beat): beat for one in counted if (beat := beats.of(one.labels))}
+            cut = [part for beat in seen.values() if (part := beat.later(_milliseconds(since - LEAD)))]
+            shares.append(dict.fromkeys(ARMS, cut))
         return shares
 
     def _read(
         self, subject: Subject, since: datetime, heartbeat: Share, requests: Share, latency: Share, edges: Share
     ) -> Reading:
-        if self._preset.selected_by is SelectedBy.POD and subject.indistinguishable:
+        if self._preset.pod_label and subject.indistinguishable:
             heartbeat = _INDISTINGUISHABLE
         if isinstance(heartbeat, Problem):
             return Reading({}, (heartbeat,))
-        beats = {arm: Heartbeats(heartbeat[arm], must_be_one=self._preset.heartbeat_is_one) for arm in ARMS}
+        must_be_one = self._preset.heartbeat == "up"
+        beats = {arm: Heartbeats(heartbeat[arm], must_be_one=must_be_one) for arm in ARMS}
         start = _milliseconds(since)
         alive = any(at <= start for beat in beats.values() for at in beat.moments())
-        pod_label = "pod" if self._preset.selected_by is SelectedBy.POD else ""
+        pod_label = self._preset.pod_label
 
         def arms(counters: Mapping[str, Sequence[Counter]]) -> Mapping[str, Arm]:
             return {
@@ -142,17 +170,23 @@ class Batch:
         return Reading(known, tuple(problems))
 
     def _by_code(self, requests: Share) -> Mapping[str, Sequence[Counter]] | Problem:
-        return _by_arm(requests, lambda series: by_code(series, self._preset.code_labels, self._preset.bad_codes))
+        return _by_arm(requests, lambda series: by_code(series, self._preset.codes))
 
     def _slower_than(self, latency: Share, limit: timedelta, edges: Share) -> Mapping[str, Sequence[Counter]] | Problem:
+        if not self._preset.latency:
+            return Problem(
+                "NoHistogram",
+                f"{self._preset.requests} comes without a histogram of latency: take slowerThan out of the "
+                "ChangePolicy, or choose another preset",
+            )
         counters = _by_arm(latency, lambda series: slower_than(series, self._edge(limit)))
         if isinstance(counters, Problem) and counters.reason == NO_SUCH_BUCKET and not isinstance(edges, Problem):
             there = sorted({bucket_edge(series.labels) or 0.0 for arm in ARMS for series in edges[arm]} - {math.inf})
             unit = format_duration(self._preset.latency_unit).lstrip("1")
             return Problem(
                 NO_SUCH_BUCKET,
-                f"{self._preset.latency} has no bucket that ends at {format_duration(limit)}: write slowerThan in the "
-                f"ChangePolicy as one of {', '.join(f'{edge:g}' for edge in there)} {unit}",
+                f"{self._preset.latency}_bucket has no bucket that ends at {format_duration(limit)}: write slowerThan "
+                f"in the ChangePolicy as one of {', '.join(f'{edge:g}' for edge in there)} {unit}",
             )
         return counters
 

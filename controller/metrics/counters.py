@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 from statistics import median_low
+from typing import TypeVar
 
 from controller.core.change import Problem, printable
 from controller.core.codec import JSON
@@ -22,15 +23,35 @@ NO_SUCH_BUCKET = "NoSuchBucket"
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """A native histogram since it began: all observations, and those of each populated bucket, as (from, to, count)."""
+
+    count: float
+    buckets: tuple[tuple[float, float, float], ...]
+
+
+@dataclass(frozen=True)
 class Series:
-    """A series of an answer: labels without its name, and (milliseconds, value), finite and from 0 on, oldest first."""
+    """A series of an answer, oldest first: labels without its name, and (milliseconds, value), finite and from 0 on.
+
+    One of native histograms has those in place of values.
+    """
 
     labels: Mapping[str, str]
     points: Sequence[tuple[int, float]]
+    histograms: Sequence[tuple[int, Histogram]] = ()
 
-    def later(self, since: int) -> "Series":
-        """What is left of it after `since` (milliseconds)."""
-        return Series(self.labels, self.points[bisect_right(self.points, (since, math.inf)) :])
+    def later(self, since: int) -> "Series | None":
+        """What is left of it after `since` (milliseconds), if anything."""
+        points, histograms = _later(self.points, since), _later(self.histograms, since)
+        return Series(self.labels, points, histograms) if points or histograms else None
+
+
+Point = TypeVar("Point")
+
+
+def _later(points: Sequence[tuple[int, Point]], since: int) -> Sequence[tuple[int, Point]]:
+    return points[bisect_right(points, since, key=lambda point: point[0]) :]
 
 
 @dataclass(frozen=True)
@@ -42,49 +63,64 @@ class Counter:
 
 
 def parse(result: JSON) -> list[Series]:
-    """The series of `data.result`. NaN, infinities, negative values and native histograms are no sample.
+    """The series of `data.result`. NaN, infinities and negative values are no sample.
 
     Raises ValueError when this is not what Prometheus answers.
     """
     try:
         return [_series(item) for item in result]
-    except (AttributeError, KeyError, OverflowError, TypeError) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def _series(item: JSON) -> Series:
     labels = {name: value for name, value in item["metric"].items() if name != "__name__"}
-    raw = item["values"] if "values" in item else [item["value"]] if "value" in item else []
-    points = [(round(at * 1000), float(value)) for at, value in raw]
-    return Series(labels, sorted(point for point in points if 0 <= point[1] < math.inf))
+    points = [(round(at * 1000), float(value)) for at, value in _points(item, "value")]
+    histograms = [(round(at * 1000), _histogram(value)) for at, value in _points(item, "histogram")]
+    return Series(
+        labels,
+        sorted(point for point in points if 0 <= point[1] < math.inf),
+        sorted((point for point in histograms if 0 <= point[1].count < math.inf), key=lambda point: point[0]),
+    )
+
+
+def _points(item: JSON, kind: str) -> JSON:
+    """Those of an answer to a range, or to a moment."""
+    return item[f"{kind}s"] if f"{kind}s" in item else [item[kind]] if kind in item else []
+
+
+def _histogram(value: JSON) -> Histogram:
+    buckets = tuple((float(low), float(high), float(count)) for _, low, high, count in value.get("buckets", ()))
+    return Histogram(float(value["count"]), buckets)
 
 
 # --- What a series counts ---
 
 
-def by_code(series: Sequence[Series], code_labels: Sequence[str], bad_codes: str) -> list[Counter] | Problem:
-    """Counters of events, from one series a code; those whose code `bad_codes`, an expression, matches are bad."""
-    bad_code = re.compile(bad_codes, re.IGNORECASE)
+def by_code(series: Sequence[Series], codes: Sequence[tuple[str, str]]) -> list[Counter] | Problem:
+    """Counters of events, from one series a code: bad when the expression of a label of `codes` matches its value."""
+    bad_codes = [(label, re.compile(expression, re.IGNORECASE)) for label, expression in codes]
     counters = []
     for one in series:
-        code = next(filter(None, (one.labels.get(name) for name in code_labels)), "")
-        if not code:
-            return unexpected(one.labels, f"without the label {' or '.join(code_labels)}")
-        bad = 1.0 if bad_code.fullmatch(code) else 0.0
+        if not any(one.labels.get(label) for label, _ in bad_codes):
+            return unexpected(one.labels, f"without the label {' or '.join(label for label, _ in bad_codes)}")
+        bad = 1.0 if any(code.fullmatch(one.labels.get(label, "")) for label, code in bad_codes) else 0.0
         counters.append(Counter(one.labels, [(at, value * bad, value) for at, value in one.points]))
     return counters
 
 
 def slower_than(series: Sequence[Series], edge: float) -> list[Counter] | Problem:
-    """Counters of requests, from the buckets of histograms: those above `edge` are bad."""
-    histograms: dict[frozenset[tuple[str, str]], dict[float, Series]] = defaultdict(dict)
+    """Counters of requests, from histograms: those above `edge` are bad. Of one that is classic and native: native."""
+    native = {_but_le(one.labels): one for one in series if one.histograms}
+    classic: dict[frozenset[tuple[str, str]], dict[float, Series]] = defaultdict(dict)
     for one in series:
-        le = bucket_edge(one.labels)
-        if le is None:
-            return unexpected(one.labels, "without a number in the label le")
-        histograms[frozenset((k, v) for k, v in one.labels.items() if k != "le")][le] = one
-    counters = []
-    for labels, buckets in histograms.items():
+        if (labels := _but_le(one.labels)) not in native:
+            le = bucket_edge(one.labels)
+            if le is None:
+                return unexpected(one.labels, "without a number in the label le")
+            classic[labels][le] = one
+    counters = [Counter(one.labels, _slower(one.histograms, edge)) for one in native.values()]
+    for labels, buckets in classic.items():
         if math.inf not in buckets or edge not in buckets:
             return Problem(NO_SUCH_BUCKET, f"no bucket ends at {edge:g}")
         within = dict(buckets[edge].points)
@@ -92,6 +128,21 @@ def slower_than(series: Sequence[Series], edge: float) -> list[Counter] | Proble
         points = [(at, total - within[at], total) for at, total in buckets[math.inf].points if at in within]
         counters.append(Counter(dict(labels), points))
     return counters
+
+
+def _but_le(labels: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+    return frozenset((name, value) for name, value in labels.items() if name != "le")
+
+
+def _slower(histograms: Sequence[tuple[int, Histogram]], edge: float) -> list[tuple[int, float, float]]:
+    """What is surely above the edge: of the bucket around it nothing counts as slow.
+
+    The resolution of a native histogram may fall while it counts. The same edge is taken for all, the end of the widest
+    such bucket, or requests would seem to turn slow when buckets are merged.
+    """
+    while around := [high for _, h in histograms for low, high, _ in h.buckets if low < edge < high < math.inf]:
+        edge = max(around)
+    return [(at, sum(n for low, _, n in h.buckets if low >= edge), h.count) for at, h in histograms]
 
 
 def bucket_edge(labels: Mapping[str, str]) -> float | None:
@@ -127,28 +178,50 @@ def unexpected(labels: Mapping[str, str], what: str) -> Problem:
 # --- What an arm saw ---
 
 
+class Coverage:
+    """Finds among series the one that has the labels of another, as far as both have them."""
+
+    def __init__(self, series: Iterable[Series]) -> None:
+        self._series: dict[tuple[str, ...], list[Series]] = defaultdict(list)
+        for one in series:
+            self._series[tuple(sorted(one.labels))].append(one)
+        self._found: dict[tuple[str, ...], dict[tuple[str, ...], Series]] = {}
+
+    def of(self, labels: Mapping[str, str]) -> Series | None:
+        for names, group in self._series.items():
+            common = tuple(name for name in names if name in labels)
+            if common and (found := self._by(common, names, group).get(tuple(labels[name] for name in common))):
+                return found
+        return None
+
+    def _by(
+        self, common: tuple[str, ...], names: tuple[str, ...], group: list[Series]
+    ) -> dict[tuple[str, ...], Series]:
+        index = self._found.get((*common, "", *names))
+        if index is None:
+            index = {tuple(one.labels[name] for name in common): one for one in group}
+            self._found[(*common, "", *names)] = index
+        return index
+
+
 class Heartbeats:
     """Series that are there with and without traffic: what they cover, they prove to have been scraped."""
 
-    def __init__(self, series: Iterable[Series], *, must_be_one: bool) -> None:
-        self._points: dict[tuple[str, ...], dict[tuple[str, ...], list[tuple[int, bool]]]] = defaultdict(dict)
-        for one in series:
-            names = tuple(sorted(one.labels))
-            points = [(at, value == 1 or not must_be_one) for at, value in one.points]
-            self._points[names][tuple(one.labels[name] for name in names)] = points
+    def __init__(self, series: Sequence[Series], *, must_be_one: bool) -> None:
+        self._series, self._coverage, self._must_be_one = series, Coverage(series), must_be_one
 
     def moments(self) -> Iterator[int]:
         """When the metrics path worked."""
-        for group in self._points.values():
-            for points in group.values():
-                yield from (at for at, works in points if works)
+        for one in self._series:
+            yield from (at for at, value in one.points if self._works(value))
 
     def covering(self, labels: Mapping[str, str]) -> list[tuple[int, bool]]:
         """(milliseconds, whether it worked) of the scrapes that this series would have been in."""
-        for names, group in self._points.items():
-            if points := group.get(tuple(labels.get(name, "") for name in names)):
-                return points
-        return []
+        one = self._coverage.of(labels)
+        return [(at, self._works(value)) for at, value in one.points] if one else []
+
+    def _works(self, value: float) -> bool:
+        return value == 1 or not self._must_be_one
 
 
 def read_arm(

@@ -10,6 +10,10 @@ from controller.cli.policies import check
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 11, 23, 8, tzinfo=UTC)
 GOOD = (ROOT / "policies/normal.yaml").read_text()
+CUSTOM = (
+    '{requests: hits, codes: [{label: code, bad: ["5*"]}], '
+    'selectedBy: [{label: backend, value: "{namespace}.{service}"}]}'
+)
 
 
 def test_the_shipped_policies_are_good() -> None:
@@ -30,7 +34,30 @@ def test_the_shipped_policies_are_good() -> None:
     [
         (GOOD.replace("bake: 15m", "bake: 15 min"), "spec.steps[2].bake is '15 min': write a duration, like 90s"),
         (GOOD.replace("weight: 100", "weight: 99"), "spec.steps is [10, 50, 99]: write weights that rise"),
-        (GOOD.replace("preset: envoy", "preset: nginx"), "spec.metrics.preset is 'nginx': write one of envoy, pods"),
+        (
+            GOOD.replace("preset: envoy", "preset: apache"),
+            "spec.metrics.preset is 'apache': write one of envoy, envoy-gateway, istio, linkerd, nginx, nginx-gateway, "
+            "pods, traefik, or custom",
+        ),
+        (GOOD.replace("preset: envoy", "preset: custom"), "spec.metrics.preset is 'custom': write spec.metrics.custom"),
+        (
+            GOOD.replace("preset: envoy", f"preset: istio\n    custom: {CUSTOM}"),
+            "spec.metrics.preset is 'istio': write custom, or leave out spec.metrics.custom",
+        ),
+        (
+            GOOD.replace("preset: envoy", f"preset: custom\n    custom: {CUSTOM.replace('{service}', '{servcie}')}"),
+            "spec.metrics.custom.selectedBy[0].value is '{namespace}.{servcie}': write text, and in braces only namesp",
+        ),
+        (
+            GOOD.replace(
+                "preset: envoy", f"preset: custom\n    custom: {CUSTOM.replace('label: code', 'label: backend')}"
+            ),
+            "spec.metrics.custom.selectedBy[0].label is 'backend': name each label once",
+        ),
+        (
+            GOOD.replace("preset: envoy", f"preset: custom\n    custom: {CUSTOM}"),
+            "spec.metrics.custom.latency is '': write the name of a histogram: the SLO ",
+        ),
         (GOOD.replace("max: 1%", "max: 0.01"), "spec.errorRate.max is 0.01: write a percentage"),
         (GOOD.replace("lowTraffic:", "lowTrafic:"), "spec.lowTrafic is 'continue': no such field; known are"),
         (GOOD.replace("burnMax: 14.4", "burnMax: 1000"), "spec.slos[1].burnMax is 1000.0: with this objective"),

@@ -40,7 +40,7 @@ from controller.core.model import (
     Transition,
     Verdict,
 )
-from controller.core.policy import Bounds, Form, ImageStep, LogErrors, Policy, Scope, Slo, Step
+from controller.core.policy import Bounds, Form, ImageStep, LogErrors, Policy, Scope, Slo, Step, parse_policy
 from controller.core.slo import Breach
 from controller.core.windows import Opening
 from testbed.bed import Bed
@@ -369,6 +369,62 @@ def policy(**fields: Any) -> Schema:
 RECURRENCE = {"name": "night", "rrule": "FREQ=DAILY", "start": "02:00", "duration": "2h", "zone": "Europe/Berlin"}
 
 
+CUSTOM = {
+    "requests": "edge_responses",
+    "codes": [{"label": "class", "bad": ["5*", "timeout"]}],
+    "selectedBy": [{"label": "backend", "value": "{namespace}.{service}", "canary": "{namespace}.{service}.{port}"}],
+    "where": [{"label": "direction", "value": "in"}],
+    "latency": "edge_latency",
+    "latencyUnit": "ms",
+    "heartbeat": "edge_up",
+    "heartbeatWhere": [{"label": "zone", "value": "a"}],
+}
+
+
+def custom(**fields: Any) -> Schema:
+    return {"metrics": {"preset": "custom", "custom": CUSTOM | fields}}
+
+
+def selected(*rows: Mapping[str, str]) -> Schema:
+    return custom(selectedBy=[{"label": f"l{i}", **row} for i, row in enumerate(rows)])
+
+
+BAD_SOURCES: list[tuple[Schema, str, str]] = [
+    ({"metrics": {"preset": "custom"}}, "spec.metrics", "write custom with the preset custom"),
+    ({"metrics": {"preset": "istio", "custom": CUSTOM}}, "spec.metrics", "write custom with the preset custom"),
+    ({"metrics": {"custom": CUSTOM}}, "spec.metrics", "write custom with the preset custom"),
+    (custom(requests='up{job="x"}'), "spec.metrics.custom.requests", "a metric's name"),
+    (custom(requests=""), "spec.metrics.custom.requests", "a metric's name"),
+    (custom(heartbeat="a b"), "spec.metrics.custom.heartbeat", "a metric's name"),
+    (custom(latency="edge_latency_bucket"), "spec.metrics.custom.latency", "name of a histogram alone"),
+    (custom(latency="rate(x)"), "spec.metrics.custom.latency", "name of a histogram alone"),
+    (custom(latencyUnit="us"), "spec.metrics.custom.latencyUnit", '"s", "ms"'),
+    (custom(codes=[]), "spec.metrics.custom.codes", "at least 1 items"),
+    (custom(codes=[{"label": "class", "bad": []}]), "spec.metrics.custom.codes[0].bad", "at least 1 items"),
+    (custom(codes=[{"label": "class", "bad": ["5.+("]}]), "spec.metrics.custom.codes[0].bad[0]", 'like "5*"'),
+    (custom(codes=[{"label": "a-b", "bad": ["5*"]}]), "spec.metrics.custom.codes[0].label", "a Prometheus label name"),
+    (custom(codes=[{"label": "le", "bad": ["5*"]}]), "spec.metrics.custom.codes[0].label", "a Prometheus label name"),
+    (custom(where=[{"label": "__name__", "value": "up"}]), "spec.metrics.custom.where[0].label", "label name"),
+    (custom(heartbeatWhere=[{"label": "1", "value": ""}]), "spec.metrics.custom.heartbeatWhere[0].label", "label name"),
+    (selected(), "spec.metrics.custom.selectedBy", "at least 1 items"),
+    (selected({"value": "{namespace}_{svc}"}), "spec.metrics.custom.selectedBy[0].value", "in braces only"),
+    (selected({"value": "{namespace}_{"}), "spec.metrics.custom.selectedBy[0].value", "in braces only"),
+    (
+        selected({"value": "{namespace}"}, {"value": "{pod}.*"}),
+        "spec.metrics.custom.selectedBy[1].value",
+        "{pod} alone",
+    ),
+    (selected({"value": "{service}"}), "spec.metrics.custom", "write {namespace} into a value"),
+    (
+        selected({"value": "{namespace}", "canary": "{service}"}),
+        "spec.metrics.custom",
+        "write {namespace} into a value",
+    ),
+    (selected({"value": "{namespace}_{port}"}), "spec.metrics.custom", "to tell canary from stable"),
+]
+"""Fields of a policy, where the CRD finds them wrong, and how they are to be mended."""
+
+
 def apply_dry(cluster: Bed, manifest: Schema) -> str:
     done = cluster.kubectl_result("apply", "--server-side", "--dry-run=server", "-f", "-", stdin=json.dumps(manifest))
     return "" if done.returncode == 0 else done.stderr
@@ -436,6 +492,32 @@ def test_a_malformed_policy_is_refused_with_the_field_and_the_mend(
     refusal = apply_dry(cluster, policy(**fields))
     assert path in refusal
     assert mend in refusal
+
+
+@pytest.mark.parametrize(("fields", "path", "mend"), BAD_SOURCES)
+def test_a_malformed_source_is_refused_by_the_crd(cluster: Bed, fields: Schema, path: str, mend: str) -> None:
+    refusal = apply_dry(cluster, policy(**fields))
+    assert path in refusal
+    assert mend in refusal
+
+
+@pytest.mark.parametrize(("fields", "path"), [(fields, path) for fields, path, _ in BAD_SOURCES])
+def test_what_the_crd_refuses_of_a_source_the_controller_refuses_too(fields: Schema, path: str) -> None:
+    with pytest.raises(codec.FieldError) as caught:
+        parse_policy(policy(**fields)["spec"], frozenset(["istio", "pods"]))
+    assert caught.value.path.startswith(path.removesuffix("[0]") if ".bad" in path else path)
+    assert caught.value.mend
+
+
+def test_a_custom_source_survives_the_api_server(cluster: Bed) -> None:
+    manifest = policy(**custom())
+    assert apply_dry(cluster, manifest) == ""
+    name = "chg-20261101-004"
+    cluster.apply(request(name))
+    put_status(cluster, name, replace(FULL, policy=parse_policy(manifest["spec"], frozenset())))
+    stored = cluster.get("chg", name)["status"]["policy"]
+    assert stored["metrics"]["custom"] == CUSTOM
+    assert codec.decode(Policy, stored) == codec.decode(Policy, manifest["spec"])
 
 
 def test_a_policy_is_named_for_its_type(cluster: Bed) -> None:

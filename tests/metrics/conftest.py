@@ -39,18 +39,22 @@ RULES = {
 }
 
 
+PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+
+
 class Exporter:
-    """Answers every GET with `text`, which a test changes as it likes."""
+    """Answers every GET with `text`, which a test changes as it likes; with `protobuf` where that is set."""
 
     def __init__(self) -> None:
         self.text = ""
+        self.protobuf = b""
         exporter = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                body = exporter.text.encode()
+                body = exporter.protobuf or exporter.text.encode()
                 self.send_response(200)
-                self.send_header("Content-Type", "text/plain; version=0.0.4")
+                self.send_header("Content-Type", PROTOBUF if exporter.protobuf else "text/plain; version=0.0.4")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.core.samples import Arm
-from controller.metrics.counters import Counter, Heartbeats, by_code, parse, read_arm
-from controller.metrics.presets import SERVER_ERROR
+from controller.metrics.counters import Counter, Heartbeats, by_code, parse, read_arm, slower_than
+from controller.metrics.presets import PODS
 from tests.metrics.subjects import START, at, matrix, seconds
 
 SINCE = round(at(0) * 1000)
@@ -20,7 +20,7 @@ POD = {"pod": "a", "instance": "a:8080"}
 def arm(
     *series: dict[str, Any], up: list[dict[str, Any]] | None = None, alive: bool = True, pod_label: str = ""
 ) -> Arm:
-    counters = by_code(parse(series), ("code", "status"), SERVER_ERROR)
+    counters = by_code(parse(series), PODS.codes)
     assert isinstance(counters, list)
     heartbeats = Heartbeats(parse(up or []), must_be_one=True)
     return read_arm(counters, heartbeats, since=SINCE, alive=alive, pod_label=pod_label)
@@ -123,15 +123,83 @@ def test_an_arm_is_as_fresh_as_its_newest_sample_of_any_kind() -> None:
     assert arm().fresh_at is None
 
 
-def test_native_histograms_are_no_sample_and_no_crash() -> None:
-    native = {"metric": {"__name__": "x"}, "histograms": [[at(0), {"count": "5", "sum": "1", "buckets": []}]]}
-    assert [series.points for series in parse([native])] == [[]]
-    assert [series.points for series in parse([{"metric": {}, "histogram": [at(0), {"count": "5"}]}])] == [[]]
+# --- Native histograms ---
+
+Buckets = dict[tuple[float, float], float]
+
+
+def native(*points: tuple[float, float | str, Buckets], labels: Mapping[str, str] = POD) -> dict[str, Any]:
+    """As Prometheus writes it: populated buckets alone, every number as text; 0 is "open on the left"."""
+    histograms = [
+        [
+            at(t),
+            {"count": str(count), "sum": "1", "buckets": [[0, str(a), str(b), str(n)] for (a, b), n in of.items()]},
+        ]
+        for t, count, of in points
+    ]
+    return {"metric": {"__name__": "x", **labels}, "histograms": histograms}
+
+
+def slow(edge: float, *series: dict[str, Any]) -> list[tuple[float, float, float]]:
+    counters = slower_than(parse(series), edge)
+    assert isinstance(counters, list)
+    return totals(read_arm(counters, Heartbeats(parse(ALWAYS_UP), must_be_one=True), since=SINCE, alive=True))
+
+
+def test_a_native_histogram_counts_what_is_above_the_edge() -> None:
+    found = slow(
+        0.5,
+        native(
+            (-5, 10, {(0.25, 0.5): 8, (0.5, 1): 2}),
+            (10, 30, {(0.25, 0.5): 20, (0.5, 1): 5, (1, 2): 5}),
+            (25, 31, {(0.25, 0.5): 21, (0.5, 1): 5, (1, 2): 5}),
+        ),
+    )
+    assert found == [(10, 8, 20), (25, 0, 1)]
+
+
+def test_a_native_histogram_that_restarts_or_begins_counts_from_zero() -> None:
+    assert slow(1, native((-5, 100, {(1, 2): 100}), (10, 3, {(1, 2): 2, (0.5, 1): 1}))) == [(10, 2, 3)]
+    assert slow(1, native((15, 4, {(1, 2): 4}), (30, 5, {(1, 2): 4, (0.5, 1): 1}))) == [(15, 4, 4), (30, 0, 1)]
+
+
+def test_the_bucket_around_the_edge_is_not_slow() -> None:
+    assert slow(0.6, native((-5, 0, {}), (10, 9, {(0.5, 1): 4, (1, 2): 5}))) == [(10, 5, 9)]
+
+
+def test_no_request_turns_slow_when_buckets_are_merged() -> None:
+    """The client halves its resolution: 30 requests were surely above the edge, and now are in a bucket around it."""
+    fine: Buckets = {(0.5, 0.7): 10, (0.7, 1): 30, (1, 2): 1}
+    assert slow(
+        0.7, native((-5, 41, fine), (10, 42, {(0.5, 1): 41, (1, 2): 1}), (25, 43, {(0.5, 1): 41, (1, 2): 2}))
+    ) == [
+        (10, 0, 1),
+        (25, 1, 1),
+    ]
+    coarser: Buckets = {(0.25, 1): 41, (1, 4): 1}
+    assert slow(0.7, native((-5, 41, fine), (10, 42, coarser))) == [(10, 0, 1)]
+
+
+def test_of_a_histogram_that_is_classic_and_native_the_native_one_counts() -> None:
+    classic = [matrix({**POD, "le": le}, (-5, 0), (10, 7)) for le in ("0.5", "+Inf")]
+    assert slow(0.5, *classic, native((-5, 0, {}), (10, 7, {(0.5, 1): 7}))) == [(10, 7, 7)]
+
+
+@pytest.mark.parametrize("count", ["NaN", "+Inf", "-1"])
+def test_a_native_histogram_without_a_number_of_requests_is_no_sample(count: str) -> None:
+    assert slow(1, native((-5, 10, {(1, 2): 1}), (10, count, {(1, 2): 9}), (25, 12, {(1, 2): 2}))) == [(25, 1, 2)]
+
+
+def test_one_of_no_observation_has_no_buckets() -> None:
+    [series] = parse([{"metric": {}, "histogram": [at(0), {"count": "0", "sum": "0"}]}])
+    assert [histogram.buckets for _, histogram in series.histograms] == [()]
 
 
 @pytest.mark.parametrize(
     "nonsense", [None, 7, "text", [None], [7], ["x"], [{}], [{"metric": None}], [{"metric": {}, "values": [[1]]}],
-                 [{"metric": {}, "values": [["x", "1"]]}], [{"metric": {}, "values": [[1, "abc"]]}]],
+                 [{"metric": {}, "values": [["x", "1"]]}], [{"metric": {}, "values": [[1, "abc"]]}],
+                 [{"metric": {}, "histograms": [[1, "5"]]}], [{"metric": {}, "histograms": [[1, {}]]}],
+                 [{"metric": {}, "histograms": [[1, {"count": "1", "buckets": [[0, "1"]]}]]}]],
 )  # fmt: skip
 def test_what_prometheus_never_answers_is_a_value_error(nonsense: Any) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 (any text)

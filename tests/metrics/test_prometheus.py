@@ -1,13 +1,15 @@
 """The whole way through a real Prometheus: scrapes, its timestamps, its labels, its alerts."""
 
 import asyncio
+import struct
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from controller.core.slo import counts, fresh
 from controller.metrics.arms import Subject
 from controller.metrics.source import Prometheus
-from tests.metrics.conftest import Exporter, Server
+from tests.metrics.conftest import Exporter, Server, running_prometheus
 from tests.metrics.subjects import latency_slo, seconds, subject
 
 
@@ -70,6 +72,55 @@ async def test_the_bucket_that_is_missing_is_named(exporter: Exporter, server: S
         "NoSuchBucket: http_request_duration_seconds_bucket has no bucket that ends at 300ms"
     )
     assert measured.problem.endswith("as one of 0.5 s")
+
+
+def field(number: int, value: int | bytes, *, double: bool = False) -> bytes:
+    """A field of a protobuf message."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 1) + value if double else varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def varint(value: int) -> bytes:
+    low, rest = value & 0x7F, value >> 7
+    return bytes([low | 0x80]) + varint(rest) if rest else bytes([low])
+
+
+def zigzag(value: int) -> int:
+    return value << 1 if value >= 0 else (-value << 1) - 1
+
+
+def native(fast: int, slow: int) -> bytes:
+    """A native histogram of schema 0, delimited: `fast` requests in (0.25, 0.5], `slow` ones in (0.5, 1]."""
+    span = field(1, zigzag(-1)) + field(2, 2)
+    deltas = b"".join(field(13, zigzag(delta)) for delta in (fast, slow - fast))
+    histogram = field(1, fast + slow) + field(2, struct.pack("<d", 1.0), double=True) + field(5, zigzag(0))
+    histogram += field(6, struct.pack("<d", 1e-128), double=True) + field(12, span) + deltas
+    family = field(1, b"http_request_duration_seconds") + field(3, 4) + field(4, field(7, histogram))
+    return varint(len(family)) + family
+
+
+async def test_native_histograms_as_prometheus_answers_them(tmp_path: Path) -> None:
+    with Exporter() as exporter:
+        exporter.protobuf = native(fast=90, slow=10)
+        labels = {"namespace": "default", "pod": "shop-canary-6d4c-x7k2p"}
+        job = {
+            "job_name": "pods",
+            "scrape_native_histograms": True,
+            "scrape_protocols": ["PrometheusProto"],
+            "static_configs": [{"targets": [exporter.address], "labels": labels}],
+        }
+        with running_prometheus(tmp_path, [job], {}) as server:
+            await scraped(server, "histogram_count(http_request_duration_seconds) == 100")
+            since = datetime.now(UTC)
+            await asyncio.sleep(1)
+            exporter.protobuf = native(fast=170, slow=13)
+            await scraped(server, "histogram_count(http_request_duration_seconds) == 183")
+            client = Prometheus(server.url, timeout=seconds(5))
+            [measured] = (await client.measure([shop(since)], datetime.now(UTC))).values()
+            await client.close()
+    assert measured.problem == ""
+    assert counts(measured.arms["shop", "latency", "canary"], since) == (3, 83)
 
 
 async def test_without_the_exporter_the_data_grows_old(

@@ -27,7 +27,7 @@ def arm(pods: Sequence[str], bad: int, mangle: Mangle) -> Arm:
         for pod in pods
         for code, each in (("200", 20 - bad), ("500", bad))
     ]
-    counters = by_code(parse(series), ("code",), SERVER_ERROR)
+    counters = by_code(parse(series), (("code", SERVER_ERROR),))
     assert isinstance(counters, list)
     beats = Heartbeats([], must_be_one=True)
     return read_arm(counters, beats, since=round(at(0) * 1000), alive=True, pod_label="pod")
