@@ -1,15 +1,21 @@
 """What the documents say of the code is what the code says."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
+import promql_parser
 import pytest
+import yaml
 
 from controller.cli.__main__ import app
 from controller.cli.exits import Exit
 from controller.cli.waits import TURNS
 from controller.core.checks import ENDING_TROUBLE
 from controller.core.decide import RULES
+from controller.core.policy import parse_policy
+from controller.metrics.presets import PRESETS, preset_of
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
@@ -56,6 +62,22 @@ COMMANDS = [command.name or command.callback.__name__ for command in app.registe
 def test_every_command_is_in_the_table(command: str) -> None:
     rows = [line.split("|")[1] for line in (ROOT / "docs/cli.md").read_text().splitlines() if line.startswith("| `")]
     assert any(f"`{command}" in row for row in rows)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_says_how_to_check_it_by_hand(preset: str) -> None:
+    """The query names the preset's counter of requests, and PromQL takes it."""
+    section = (ROOT / "docs/metrics.md").read_text().partition(f"\n### {preset}\n")[2].partition("\n### ")[0]
+    (query,) = re.findall(r"^```\n(.+)\n```", section, re.MULTILINE)
+    assert query.startswith(PRESETS[preset].requests + "{")
+    promql_parser.parse(query)
+
+
+def test_the_custom_source_that_is_shown_can_be_used() -> None:
+    shown = (ROOT / "docs/metrics.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    spec = {"steps": [{"weight": 100, "bake": "5m"}], **yaml.safe_load(shown)}
+    source = parse_policy(spec, frozenset()).metrics
+    assert preset_of(source) == replace(PRESETS["istio"], where=(("reporter", "waypoint"),), codes=ANY)
 
 
 def test_every_exit_code_is_in_the_table() -> None:
