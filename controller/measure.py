@@ -8,9 +8,10 @@ from typing import NoReturn, Protocol
 
 import structlog
 
+from controller.core import compare
 from controller.core.gates import ABOUT_STABLE
 from controller.core.model import Change, Measurements, Phase, Stage, State, Strategy, Target
-from controller.core.policy import Policy
+from controller.core.policy import Policy, Statistical
 from controller.metrics.presets import PODS, of_logs, preset_of
 from controller.metrics.source import Subject
 
@@ -92,7 +93,7 @@ def subjects_of(change: Change, state: State, now: datetime) -> Iterable[Subject
                 namespace=change.namespace,
                 change=change.name,
                 target=target.name,
-                rules=policy.request_rules,
+                rules=(*policy.request_rules, *compare.questions(state, target.name)),
                 incidents=policy.incidents,
                 source=source if target.strategy is Strategy.CANARY or source.by_pods else PODS,
                 services=target.services,
@@ -114,6 +115,9 @@ def _canary_pods(state: State, target: Target) -> str:
 
 def _since(state: State, target: Target, policy: Policy, now: datetime) -> datetime:
     """As far back as the judgement has not been committed, or as this step's requests are counted."""
+    if state.weighted_at is None and policy.analysis.statistical is not Statistical.OFF:
+        return now - compare.HISTORY
     judged = [b.last_at for b in state.breaches if b.target == target.name and b.last_at]
+    judged += [compare.newest(c.monitors) for c in state.comparisons if c.target == target.name]
     first = min([*judged, state.settled_at or now, now], default=now)
-    return first - max(rule.window for rule in policy.rules) - SLACK
+    return first - compare.lookback(policy) - SLACK

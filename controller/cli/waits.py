@@ -145,6 +145,8 @@ TURNS: Mapping[str, Turn] = {
     "Baking": by_serin(),
     "NoVerdict": by_serin(),
     "OverLimit": by_serin(),
+    "Suspicious": by_serin(),
+    "NoTraffic": by_serin(),
     "LowTraffic": by_serin(),
     "Promoting": by_serin(),
     "Rolling": by_serin(),

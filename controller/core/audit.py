@@ -142,7 +142,16 @@ PASSED_OVER = frozenset(
         # told by recorded, amended and closed
         *("revision", "terms", "requesters", "closed_at", "review_due_at", "notified_at"),
         # clocks and counts that decisions rest on
-        *("weighted_at", "settled_at", "no_data_since", "measured_at", "breaches", "progress", "progressed_at"),
+        *(
+            "weighted_at",
+            "settled_at",
+            "no_data_since",
+            "measured_at",
+            "breaches",
+            "comparisons",
+            "progress",
+            "progressed_at",
+        ),
         # about the record itself
         *("audit", "schema"),
     )

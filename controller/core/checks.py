@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from math import ceil
 
+from controller.core import compare, slo
 from controller.core.change import AUTO, RETRY, TYPE, Problem, change_type
 from controller.core.codec import format_duration
 from controller.core.decisions import hurried
@@ -26,7 +27,7 @@ from controller.core.model import (
     Target,
     Verdict,
 )
-from controller.core.policy import RESERVED, ChangeType, ErrorRate, LogErrors, LowTraffic, Policy
+from controller.core.policy import RESERVED, ChangeType, ErrorRate, LogErrors, LowTraffic, Policy, Statistical
 
 
 @dataclass(frozen=True)
@@ -247,16 +248,56 @@ def error_rate(state: State, observation: Observation, policy: Policy, now: date
 
 
 def slo_burn(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
-    return _failed(state, "SLOBurn", lambda e: e.rule not in RESERVED)
+    return _failed(state, "SLOBurn", lambda e: e.rule not in (*RESERVED, *compare.RULES))
 
 
 def log_errors(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
     return _failed(state, "LogErrors", lambda e: e.rule == LogErrors.name)
 
 
+def worse_than_stable(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """The comparison with stable, when the policy lets it act."""
+    if policy.analysis.statistical is not Statistical.ON:
+        return None
+    return _failed(state, "WorseThanStable", lambda e: e.rule in compare.RULES)
+
+
 def _failed(state: State, reason: str, about: Callable[[Evidence], bool]) -> Finding | None:
     failed = next((e for e in state.evidence if about(e) and e.verdict is Verdict.FAIL), None)
     return Finding(reason, failed.message, rejected=True) if failed else None
+
+
+def no_traffic(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """The canary's share of the requests does not arrive, or is not answered: a failing health check."""
+    return _unanswered(state, observation, UNANSWERED_MAX, rejected=True)
+
+
+def no_traffic_yet(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    return _unanswered(state, observation, UNANSWERED_HOLD, rejected=False)
+
+
+UNANSWERED_HOLD, UNANSWERED_MAX = timedelta(minutes=1), timedelta(minutes=5)
+EXPECTED_MIN = 50
+"""So many requests the canary would have answered by its weight. Source: ANALYSIS.md, "canary silent"."""
+
+
+def _unanswered(state: State, observation: Observation, longest: timedelta, *, rejected: bool) -> Finding | None:
+    """The metrics of both arms are new, stable answers requests, and the canary has answered none for so long."""
+    arms = observation.measurements.arms if observation.measurements else {}
+    if state.settled_at is None or state.stage is not None or state.weight >= 100:
+        return None
+    for target, _ in targets(state, observation, Strategy.CANARY):
+        canary, stable = (arms.get((target.name, ErrorRate.name, side)) for side in ("canary", "stable"))
+        if not (canary and stable and canary.fresh_at and stable.fresh_at):
+            continue
+        last = max([state.settled_at, *(sample.at for sample in canary.samples if sample.total)])
+        silent = min(canary.fresh_at, stable.fresh_at) - last
+        expected = slo.counts(stable, last)[1] * state.weight / (100 - state.weight)
+        if silent >= longest and expected >= EXPECTED_MIN:
+            lasted = format_duration(silent - silent % timedelta(seconds=1))
+            what = f"answers none of about {expected:.0f} requests in {lasted}, and stable answers its own"
+            return Finding("NoTraffic", f"the canary of {target.name} {what}", rejected=rejected)
+    return None
 
 
 def inconclusive(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
@@ -486,6 +527,14 @@ def over_limit(state: State, observation: Observation, policy: Policy, now: date
     return Finding("OverLimit", evidence.message) if evidence else None
 
 
+def suspicious(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """The comparison with stable has evidence against the canary, if not enough yet: more is waited for."""
+    if policy.analysis.statistical is not Statistical.ON or state.stage is not None:
+        return None
+    why = compare.doubt(state, policy)
+    return Finding("Suspicious", why) if why else None
+
+
 def baking(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
     if state.settled_at is None:
         return Finding("Settling", "the step is being set up")
@@ -502,7 +551,7 @@ def bake(state: State, policy: Policy) -> timedelta:
 
 def low_traffic(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
     """Data is fine, but too few requests came to say much: twice the bake, then on (or hold, by policy)."""
-    fewest = min((e.requests for e in state.evidence), default=0)
+    fewest = min((e.requests for e in state.evidence if e.rule in counted(policy)), default=0)
     if state.settled_at is None or fewest >= policy.min_requests or hurried(state):
         return None
     count = f"{fewest} of the {policy.min_requests} requests that a verdict needs"
@@ -510,6 +559,11 @@ def low_traffic(state: State, observation: Observation, policy: Policy, now: dat
     if policy.low_traffic is LowTraffic.HOLD:
         return Finding("LowTraffic", f"{count}; the policy holds until there are more")
     return Finding("LowTraffic", f"{count}; on at {until:%H:%M:%S} UTC all the same") if now < until else None
+
+
+def counted(policy: Policy) -> frozenset[str]:
+    """The rules that need requests: a good version may log nothing."""
+    return frozenset(rule.name for rule in policy.request_rules)
 
 
 def low_traffic_until(state: State, policy: Policy) -> datetime:

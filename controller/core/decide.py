@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from controller.core import checks, gates
+from controller.core import checks, compare, gates
 from controller.core.checks import DATA_PLANE_LAG, Check, Finding, recovered, stable_alone, stable_covers, targets
 from controller.core.codec import format_duration
 from controller.core.decisions import last, objection, take_in
 from controller.core.model import (
     Action,
+    Evidence,
     Held,
     Measurements,
     Observation,
@@ -182,7 +183,8 @@ def start(state: State, observation: Observation, policy: Policy, now: datetime)
             policy, steps=quick, after=replace(policy.after, watch=min(policy.after.watch, policy.revert_bake))
         )
     approval = gates.approval(state, observation, policy, now)
-    state = replace(state, started_at=now, policy=policy, approval=approval)
+    compared = compare.begin(state, observation, policy, now)
+    state = replace(state, started_at=now, policy=policy, approval=approval, comparisons=compared)
     if any(t.strategy is Strategy.CANARY for t in state.targets):
         weight = policy.steps[0].weight
         return enter(
@@ -198,7 +200,7 @@ def start(state: State, observation: Observation, policy: Policy, now: datetime)
 
 
 def next_step(state: State, observation: Observation, policy: Policy, now: datetime) -> State:
-    low = any(e.requests < policy.min_requests for e in state.evidence)
+    low = any(e.requests < policy.min_requests for e in state.evidence if e.rule in checks.counted(policy))
     state = replace(state, low_evidence=state.low_evidence or low)
     step = state.step + 1
     if step > len(policy.steps):
@@ -372,6 +374,7 @@ RULES = {
             gates.outside_window,
             checks.metrics_unreachable,
             gates.stable_out_of_budget,
+            gates.unseen,
             gates.jobs_pending,
         ),
         advance=start,
@@ -389,6 +392,8 @@ RULES = {
             checks.error_rate,
             checks.slo_burn,
             checks.log_errors,
+            checks.worse_than_stable,
+            checks.no_traffic,
             checks.progress_deadline,
             checks.route_deadline,
             checks.route_conflict,
@@ -404,6 +409,8 @@ RULES = {
             checks.route_pending,
             checks.no_data,
             checks.over_limit,
+            checks.suspicious,
+            checks.no_traffic_yet,
             checks.baking,
             checks.low_traffic,
             checks.no_pass,
@@ -423,6 +430,7 @@ RULES = {
             checks.error_rate,
             checks.slo_burn,
             checks.log_errors,
+            checks.worse_than_stable,
             checks.progress_deadline,
             checks.inconclusive,
         ),
@@ -458,9 +466,8 @@ def _gist(state: State) -> State:
         measured_at=None,
         audit=replace(state.audit, last=(), intent=""),
         message="" if state.reason in CHATTY else state.message,
-        evidence=tuple(
-            replace(e, value="", message="", requests=0, bad=0, data_at=None, stable=None) for e in state.evidence
-        ),
+        evidence=tuple(Evidence(e.rule, e.target, e.verdict, "", e.threshold, "") for e in state.evidence),
+        comparisons=tuple(replace(c, monitors=()) for c in state.comparisons),
         breaches=tuple(replace(b, bad_for=timedelta(), last_at=None) for b in state.breaches),
     )
 

@@ -13,7 +13,8 @@ from controller.core.decisions import approvals, bypass, last, objection, pause
 from controller.core.diff import differences
 from controller.core.form import NAMES, missing
 from controller.core.model import Action, JobOutcome, Observation, Phase, State, Strategy
-from controller.core.policy import ChangeType, FirstDeployment, Policy, When
+from controller.core.policy import ChangeType, FirstDeployment, LogErrors, Policy, When
+from controller.core.samples import Arm
 from controller.core.scope import refusal
 from controller.core.windows import OnClose, Timing, moment_text, opening_at, timing
 
@@ -169,7 +170,7 @@ def forward_only_unsaid(state: State, observation: Observation, policy: Policy, 
     )
 
 
-ABOUT_STABLE = ("CheckingStable", "StableOutOfBudget", "NoSuchJob", "JobFailed", "AwaitingJobs")
+ABOUT_STABLE = ("CheckingStable", "NoMetrics", "StableOutOfBudget", "NoSuchJob", "JobFailed", "AwaitingJobs")
 """While a change waits for one of these, stable is measured."""
 
 
@@ -196,6 +197,20 @@ def stable_out_of_budget(state: State, observation: Observation, policy: Policy,
                 way_on = f"mend that, or approve it knowing that: {_run('approve', observation)} --over-budget"
                 message = f"{rule.name} of {target.name} is broken before the change: {share}; {way_on}"
                 return Finding("StableOutOfBudget", message)
+    return None
+
+
+def unseen(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """The source finds nothing of stable, so it would find nothing of its canary either."""
+    if observation.change.type is ChangeType.EMERGENCY or free(state, observation, policy, now):
+        return None
+    arms = observation.measurements.arms if observation.measurements else {}
+    for target in state.targets:
+        for rule in policy.rules if target.strategy is Strategy.CANARY else ():
+            if arms.get((target.name, rule.name, "stable"), Arm()).fresh_at is None:
+                source = rule.counter if isinstance(rule, LogErrors) else f"the preset {policy.metrics.preset}"
+                what = f"{source} finds nothing of {target.name} in Prometheus, so {rule.name} cannot be judged"
+                return Finding("NoMetrics", f"{what}: mend its scrape, or name another source in the ChangePolicy")
     return None
 
 

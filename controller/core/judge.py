@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from controller.core import slo
+from controller.core import compare, slo
+from controller.core.blocks import Counts
 from controller.core.checks import low_traffic_until
 from controller.core.codec import Ratio, format_duration, format_ratio
 from controller.core.decisions import hurried
@@ -17,7 +18,7 @@ from controller.core.model import (
     Target,
     Verdict,
 )
-from controller.core.policy import ChangeType, LogErrors, LowTraffic, Policy, Rule
+from controller.core.policy import ChangeType, ErrorRate, LogErrors, LowTraffic, Policy, Rule
 from controller.core.samples import Arm
 from controller.core.slo import Breach
 
@@ -52,10 +53,17 @@ def judge(state: State, observation: Observation, policy: Policy, now: datetime)
         if r.target.strategy is Strategy.CANARY
     )
     waiting = state.settled_at is not None or state.phase is Phase.PROMOTING
+    compared = tuple(
+        c for target in exposed for c in compare.follow(state, observation, policy, target, _since(state), now)
+    )
+    told = [_evidence(state, observation, policy, r, now) for r in readings]
+    seeing = {r.target.name for r in readings if r.rule.name == ErrorRate.name and r.fresh}
+    told += [compare.evidence(c, policy, fresh=c.target in seeing) for c in compared]
     return replace(
         state,
         breaches=tuple(r.breach for r in readings),
-        evidence=tuple(_evidence(state, observation, policy, r, now) for r in readings),
+        comparisons=compared if exposed else state.comparisons,
+        evidence=tuple(told),
         measured_at=measured.taken_at if measured else state.measured_at,
         no_data_since=(state.no_data_since or now) if blind and waiting else None,
     )
@@ -63,8 +71,7 @@ def judge(state: State, observation: Observation, policy: Policy, now: datetime)
 
 def _read(state: State, observation: Observation, policy: Policy, target: Target, rule: Rule, now: datetime) -> Reading:
     watch = state.stage is Stage.WATCH
-    measured, since = observation.measurements, state.entered_at if watch else state.weighted_at
-    assert since is not None
+    measured, since = observation.measurements, _since(state)
     arms = measured.arms if measured else {}
     canary, stable = (arms.get((target.name, rule.name, side), Arm()) for side in ("canary", "stable"))
     if watch and target.strategy is Strategy.CANARY:
@@ -89,9 +96,17 @@ def _read(state: State, observation: Observation, policy: Policy, target: Target
     )
 
 
+def _since(state: State) -> datetime:
+    """When the pods that are judged first had traffic."""
+    since = state.entered_at if state.stage is Stage.WATCH else state.weighted_at
+    assert since is not None
+    return since
+
+
 def _evidence(state: State, observation: Observation, policy: Policy, r: Reading, now: datetime) -> Evidence:
     since = state.settled_at or state.entered_at or now
     bad, total = slo.counts(r.canary, since)
+    stable_bad, stable_total = slo.counts(r.stable, since)
     at = r.breach.last_at or now
     share = Share(*slo.window(r.canary.samples, at, r.rule.window))
     stable = Share(*slo.window(r.stable.samples, at, r.rule.window))
@@ -114,6 +129,10 @@ def _evidence(state: State, observation: Observation, policy: Policy, r: Reading
         message=f"{r.rule.name}: {text}"[:MESSAGE_MAX],
         requests=round(total),
         bad=round(bad),
+        stable_requests=round(stable_total),
+        stable_bad=round(stable_bad),
+        window=r.rule.window,
+        interval=compare.share(Counts(bad, total)),
         data_at=r.breach.last_at if r.canary.samples else None,
         stable=had,
     )

@@ -10,6 +10,7 @@ from controller.core.codec import JSON, Ratio
 from controller.core.diff import Difference, Image
 from controller.core.policy import ChangeType, Policy
 from controller.core.samples import Arm
+from controller.core.sequential import Monitor
 from controller.core.slo import Breach
 from controller.core.template import canary_name
 from controller.core.windows import Opening
@@ -189,8 +190,24 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """A bet on a target's new pods being worse than its stable ones, and how it stands.
+
+    `monitors`: one, of failed requests; or one for each of `edges`, of requests slower than that.
+    `failed_at`: when it was won, or the canary failed too much to wait (`burning`).
+    """
+
+    rule: str
+    target: str
+    monitors: tuple[Monitor, ...]
+    edges: tuple[timedelta, ...] = ()
+    failed_at: datetime | None = None
+    burning: bool = False
+
+
+@dataclass(frozen=True)
 class Evidence:
-    """One rule's verdict and the numbers that it stands on."""
+    """One rule's verdict and the numbers that it stands on: those of the step, up to `data_at` on the data's clock."""
 
     rule: str
     target: str
@@ -203,6 +220,12 @@ class Evidence:
     data_at: datetime | None = None
     stable: Ratio | None = None
     """The share of bad requests that stable had when it last had any."""
+    stable_requests: int = 0
+    stable_bad: int = 0
+    window: timedelta | None = None
+    """`value` is the share in it; absent: `value` and `threshold` are e-values, of the evidence since the start."""
+    interval: tuple[Ratio, ...] = ()
+    """The least and the greatest share of bad requests that `bad` of `requests` go with, at 95 %."""
 
 
 @dataclass(frozen=True)
@@ -370,6 +393,8 @@ class State:
     """The policy as it was when the change started."""
     targets: tuple[Target, ...] = ()
     breaches: tuple[Breach, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    """The canary beside stable, since it had traffic."""
     evidence: tuple[Evidence, ...] = ()
     history: tuple[Transition, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -543,6 +568,8 @@ class Measurements:
     arms: Mapping[tuple[str, str, str], Arm] = field(default_factory=dict)
     incidents: tuple[Incident, ...] = ()
     problem: str = ""
+    profiles: Mapping[str, tuple[timedelta, ...]] = field(default_factory=dict)
+    """Of each target that was asked for it, the edges of histogram buckets next to stable's p50, p90 and p99."""
 
 
 @dataclass(frozen=True)

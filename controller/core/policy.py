@@ -214,6 +214,38 @@ Rule = ErrorRate | Slo | LogErrors
 """A limit on the share of bad events (requests, log lines) over a window, and for how long it may be exceeded."""
 
 
+class Statistical(StrEnum):
+    ON = "on"
+    OBSERVE = "observe"
+    """It is recorded what it would have done."""
+    OFF = "off"
+
+
+BUDGET = Ratio(0.01)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The comparison with stable (core/sequential.py), which finds a worse version before the limits do.
+
+    A good canary may be `tolerated` times as bad as stable, and `slack` more; of a hundred of them
+    `false_rollback_budget` at most are rolled back by it.
+    """
+
+    statistical: Statistical = Statistical.ON
+    false_rollback_budget: Ratio = BUDGET
+    tolerated: float = 1.2
+    slack: Ratio = field(default_factory=lambda: Ratio(0.0002))
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a source is asked to count: requests that fail or, with `slower_than`, that take longer."""
+
+    name: str
+    slower_than: timedelta | None = None
+
+
 @dataclass(frozen=True)
 class Incidents:
     """Labels by which a firing alert is a P0 incident (all must match)."""
@@ -312,6 +344,7 @@ class Policy:
     slos: tuple[Slo, ...] = ()
     log_errors: LogErrors | None = None
     """Without it logs are not watched: where their lines are counted is for the SREs to say."""
+    analysis: Analysis = field(default_factory=Analysis)
     incidents: Incidents = field(default_factory=Incidents)
     health: Health = Health()
     low_traffic: LowTraffic = LowTraffic.CONTINUE
@@ -401,6 +434,7 @@ def parse_policy(spec: JSON, presets: frozenset[str]) -> Policy:
         raise FieldError("spec.incidents.labels", policy.incidents.labels, "write at least one label and its value")
     if bad := next((name for name in policy.incidents.labels if not _LABEL.fullmatch(name)), None):
         raise FieldError("spec.incidents.labels", bad, "write a Prometheus label name: letters, digits and _")
+    _check_analysis(policy.analysis)
     if policy.log_errors:
         _check_log_errors(policy.log_errors)
     _check_approval(policy.approval)
@@ -487,6 +521,16 @@ def _check_label(path: str, name: str) -> None:
         raise FieldError(
             path, name, "write a Prometheus label name, other than le: letters, digits and _, not __ first"
         )
+
+
+def _check_analysis(analysis: Analysis) -> None:
+    if not 0.0001 <= analysis.false_rollback_budget <= 0.2:
+        found = f"{analysis.false_rollback_budget:.4%}"
+        raise FieldError("spec.analysis.falseRollbackBudget", found, "write a percentage from 0.01% to 20%")
+    if not 1 <= analysis.tolerated <= 10:
+        raise FieldError("spec.analysis.tolerated", analysis.tolerated, "write a number from 1 to 10")
+    if not 0 <= analysis.slack <= 0.1:
+        raise FieldError("spec.analysis.slack", f"{analysis.slack:.4%}", "write a percentage from 0% to 10%")
 
 
 def _check_log_errors(rule: LogErrors) -> None:

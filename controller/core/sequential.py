@@ -82,7 +82,7 @@ _CALM_BLOCKS, _CALM_PHI = 30, 1.2
 _ALONE_SHARE = 0.95
 """With more than this share of the requests, the canary has no stable to be compared with."""
 _SEVERE_OF_STABLE, _BURN_OF_STABLE = 3.0, 2.0
-_BURN_WINDOWS = timedelta(minutes=1), timedelta(minutes=5)
+BURN_WINDOWS = timedelta(minutes=1), timedelta(minutes=5)
 _BURN_BAD_MIN = 20.0
 _GATE_BET = 0.2
 _CAPITAL_MAX = 1e9
@@ -272,7 +272,7 @@ def burning(monitor: Monitor, canary: Arm, since: datetime, terms: Terms) -> dat
 
 
 def _burns(canary: Arm, at: datetime, ratio_max: float, phi: float) -> bool:
-    short, long = (Counts(*slo.window(canary.samples, at, length)) for length in _BURN_WINDOWS)
-    times = _BURN_WINDOWS[1] / _BURN_WINDOWS[0]
+    short, long = (Counts(*slo.window(canary.samples, at, length)) for length in BURN_WINDOWS)
+    times = BURN_WINDOWS[1] / BURN_WINDOWS[0]
     usual = ratio_max * max(long.total, times * short.total)
     return short.ratio > ratio_max and long.bad > max(_BURN_BAD_MIN, usual + 3 * math.sqrt(phi * usual))

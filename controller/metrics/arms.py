@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from controller.core.model import ServicePair
-from controller.core.policy import Incidents, Rule
+from controller.core.policy import Incidents, Question, Rule
 from controller.metrics.presets import Label, Labels, Preset
 
 CANARY, STABLE = ARMS = ("canary", "stable")
@@ -33,7 +33,7 @@ class Subject:
     namespace: str
     change: str
     target: str
-    rules: tuple[Rule, ...]
+    rules: tuple[Rule | Question, ...]
     incidents: Incidents
     source: Preset
     services: tuple[ServicePair, ...]

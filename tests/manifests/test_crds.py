@@ -15,12 +15,14 @@ import pytest
 import yaml
 
 from controller.core import codec
+from controller.core.blocks import Counts
 from controller.core.codec import Ratio, camel, format_duration, format_ratio
 from controller.core.diff import Difference, Image
 from controller.core.form import FIELDS, NAMES
 from controller.core.model import (
     Action,
     Audit,
+    Comparison,
     Evidence,
     Floor,
     JobOutcome,
@@ -40,7 +42,20 @@ from controller.core.model import (
     Transition,
     Verdict,
 )
-from controller.core.policy import Bounds, Form, ImageStep, LogErrors, Policy, Scope, Slo, Step, parse_policy
+from controller.core.policy import (
+    Analysis,
+    Bounds,
+    Form,
+    ImageStep,
+    LogErrors,
+    Policy,
+    Scope,
+    Slo,
+    Statistical,
+    Step,
+    parse_policy,
+)
+from controller.core.sequential import Monitor
 from controller.core.slo import Breach
 from controller.core.windows import Opening
 from testbed.bed import Bed
@@ -218,6 +233,7 @@ FULL = State(
         scope=Scope(ImageStep.PATCH, ("LOG_LEVEL",), Bounds(2.5, {"cpu": "2"}), ("a/b",), ("c",)),
         slos=(Slo("latency", Ratio(0.5), burn_max=1.44, slower_than=timedelta(seconds=1)),),
         log_errors=LogErrors("app_log_lines_total", "severity", ("error",), Ratio(0.05)),
+        analysis=Analysis(Statistical.OBSERVE, Ratio(0.02), 1.5, Ratio(0.001)),
     ),
     targets=(
         Target(
@@ -244,7 +260,53 @@ FULL = State(
         ),
     ),
     breaches=(Breach("error-rate", "shop", timedelta(minutes=4, milliseconds=250), MOMENT, True),),
-    evidence=(Evidence("error-rate", "shop", Verdict.FAIL, "20%", "1%", "too many", 100, 20, MOMENT, Ratio(0.01)),),
+    comparisons=(
+        Comparison(
+            "latency-vs-stable",
+            "shop",
+            (
+                Monitor(
+                    at=MOMENT,
+                    capital=(0.25, 1e-3, 140.5),
+                    rest=0.5,
+                    clean=-1.25,
+                    step_at=MOMENT,
+                    step_blocks=3,
+                    canary=Counts(12.0, 120.0),
+                    stable=Counts(1.5, 1080.0),
+                    known=Counts(4.5, 9000.0),
+                    spread=12.5,
+                    spreads=31,
+                    spacing=timedelta(seconds=10),
+                    calm=True,
+                    shocked=True,
+                    alone=True,
+                    compared=False,
+                ),
+            ),
+            edges=(timedelta(milliseconds=250),),
+            failed_at=MOMENT,
+            burning=True,
+        ),
+    ),
+    evidence=(
+        Evidence(
+            rule="error-rate",
+            target="shop",
+            verdict=Verdict.FAIL,
+            value="20%",
+            threshold="1%",
+            message="too many",
+            requests=100,
+            bad=20,
+            data_at=MOMENT,
+            stable=Ratio(0.01),
+            stable_requests=900,
+            stable_bad=9,
+            window=timedelta(minutes=1),
+            interval=(Ratio(0.13), Ratio(0.29)),
+        ),
+    ),
     history=(Transition(MOMENT, Phase.PROGRESSING, 1, 50, "Advanced", "step 2 of 3: 50 %", Stage.ROLL),),
     warnings=("PolicyNotFound: there is no ChangePolicy normal",),
     told=(
@@ -452,6 +514,9 @@ def apply_dry(cluster: Bed, manifest: Schema) -> str:
         ({"errorRate": {"max": "101%"}}, "spec.errorRate.max", "write a percentage"),
         ({"lowTraffic": "ignore"}, "spec.lowTraffic", '"continue", "hold"'),
         ({"slos": [{"name": "error-rate", "objective": "99%"}]}, "spec.slos[0].name", "not error-rate"),
+        ({"analysis": {"statistical": True}}, "spec.analysis.statistical", "expected string"),
+        ({"analysis": {"statistical": "no"}}, "spec.analysis.statistical", "observe"),
+        ({"analysis": {"tolerated": 0.9}}, "spec.analysis.tolerated", "greater than or equal to 1"),
         ({"slos": [{"name": "log-errors", "objective": "99%"}]}, "spec.slos[0].name", "or log-errors"),
         ({"logErrors": {"counter": 'up{job="x"}'}}, "spec.logErrors.counter", "a metric's name"),
         ({"logErrors": {"levelLabel": "a-b"}}, "spec.logErrors.levelLabel", "a Prometheus label name"),

@@ -14,7 +14,7 @@ from controller.core import decide
 from controller.core.codec import Ratio
 from controller.core.decide import RULES
 from controller.core.model import Other, Phase, State, Verdict
-from controller.core.policy import Approval, Form, LogErrors, LowTraffic, Policy, parse_policy
+from controller.core.policy import Analysis, Approval, Form, LogErrors, LowTraffic, Policy, Statistical, parse_policy
 from controller.metrics.presets import PRESETS
 from tests.simulation.world import BEGIN, Broken, Trouble, World
 
@@ -24,11 +24,15 @@ LIVELY = timedelta(hours=3)
 
 
 def policy(kind: str, **changes: object) -> Policy:
-    """A policy as it is shipped, but for its gates and the watch: nobody decides here, and nobody fills a form."""
+    """A policy as it is shipped, but for its gates, the watch and the comparison with stable.
+
+    Nobody decides here, nobody fills a form, and the process's own criteria are shown by themselves.
+    """
     spec = yaml.safe_load((SHIPPED / f"{kind}.yaml").read_text())["spec"]
     for without in ("window", "after"):
         spec.pop(without, None)
     shipped = replace(parse_policy(spec, frozenset(PRESETS)), approval=Approval(0), form=Form(), scope=None)
+    shipped = replace(shipped, analysis=Analysis(Statistical.OFF))
     return replace(shipped, **changes)  # type: ignore[arg-type]
 
 

@@ -83,6 +83,12 @@ class Trouble:
     errors_from: float | None = None
     errors_until: float | None = None
     error_ratio: float = 0.2
+    usual_ratio: float = 0.0
+    """The share of requests that fails whatever answers them."""
+    unanswered: bool = False
+    """No request reaches the canary."""
+    unseen: bool = False
+    """Prometheus knows nothing of the Deployment."""
     crash_at: float | None = None
     never_ready: bool = False
     silent_from: float | None = None
@@ -371,9 +377,10 @@ class World:
             up = self.canary_ready() if arm == "canary" else sum(self.ready(r) for r in self.own)
             if requests and not up:
                 self.lost += requests
-            ratio = bad if arm == "canary" else 0.0
-            if arm == "stable" and bad:
-                ratio = bad * self.ready("new") / max(1, up)
+            ratio = bad if arm == "canary" else bad * self.ready("new") / max(1, up)
+            ratio = min(1.0, ratio + self.trouble.usual_ratio)
+            if arm == "canary" and self.trouble.unanswered:
+                requests = 0.0
             self.failed += requests * ratio
             self.counted[arm][0] += requests * ratio
             self.counted[arm][1] += requests
@@ -502,11 +509,13 @@ class World:
         if self.silent:
             return Measurements(self.now, problem=problem)
         arms: Mapping[tuple[str, str, str], Arm] = {
-            ("shop", rule.name, arm): Arm(tuple(samples), self.scraped_at)
+            ("shop", rule.name, arm): Arm(tuple(samples), self.scraped_at, SCRAPE)
             for rule in self.policy.rules
             for arm, samples in self.samples.items()
             if any(way.named for way in self.ways.values()) or arm == "stable"
         }
+        if self.trouble.unseen:
+            arms = {key: Arm() for key in arms}
         began = BEGIN + timedelta(seconds=self.trouble.incident_at or 0)
         fires = self.within(self.trouble.incident_at, None)
         return Measurements(self.now, arms, (Incident("Down", {"severity": "P0"}, began),) if fires else ())
@@ -531,7 +540,8 @@ class World:
         self.must(added == moved, "I14: one audit record for each transition, and for nothing else")
         if state.phase is Phase.PROGRESSING and state.step > before.step > 0:
             self.must(
-                bool(before.evidence) and all(e.verdict is Verdict.PASS for e in before.evidence),
+                {rule.name for rule in self.policy.rules}
+                <= {e.rule for e in before.evidence if e.verdict is Verdict.PASS},
                 "I7: a step up follows a PASS that is already in status",
             )
         if state.phase.terminal:
