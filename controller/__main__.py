@@ -3,13 +3,16 @@
 import asyncio
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 from controller.app import run
 from controller.errors import SerinError
+from controller.lab.replay import replay_log
 from controller.settings import help_text, load_settings
 from controller.telemetry import configure_logs
 
 USAGE = """usage: serin run [--help]
+       serin judge replay LOG
        serin version
 
 Serin carries out changes of Kubernetes Deployments: held, approved, 10 % -> 50 % -> 100 %, and back by itself.
@@ -23,6 +26,8 @@ def main() -> None:
     elif arguments[:1] == ["run"] and arguments[1:] in (["--help"], ["-h"]):
         print(USAGE)
         print(help_text())
+    elif arguments[:2] == ["judge", "replay"] and len(arguments) == 3:
+        sys.exit(replay_log(Path(arguments[2])))
     elif arguments == ["run"]:
         sys.exit(_run())
     else:

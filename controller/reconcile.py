@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 import structlog
 
-from controller.core import audit
+from controller.core import audit, replay
 from controller.core.change import check_id
+from controller.core.codec import JSON
 from controller.core.decide import decide, recheck_after, worth_committing
 from controller.core.form import merge
 from controller.core.intake import Ask, LeaveAlone, LetGo, Record, Rehold, intake, refused_name
@@ -92,6 +93,7 @@ class Writes(Protocol):
 
 class Reports(Protocol):
     def decision(self, change: Change, before: State, after: State, observation: Observation) -> None: ...
+    def judged(self, change: Change, record: JSON) -> None: ...
     def unmanaged(self, namespace: str, workload: str, count: int) -> None: ...
     def ruling(self, change: Change, ruling: Ruling) -> None: ...
     def write(self, change: Change, kind: str, message: str, *, after_verdict: timedelta | None = None) -> None: ...
@@ -340,6 +342,7 @@ class Reconciler:
             self._unrecorded.pop(key, None)
             trail.append(after.audit.last)
             self._events(change, before, after, observation)
+            self._reports.judged(change, replay.record(before, after, observation, policy or NO_POLICY))
         self._reports.decision(change, before, after, observation)
         return after
 

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from controller.core.change import printable
+from controller.core.codec import JSON
 from controller.core.model import Change, Evidence, Observation, Phase, Ruling, State, Verdict
 from controller.core.notices import overdue
 from controller.settings import LogFormat, LogLevel
@@ -230,6 +231,11 @@ class Telemetry:
             threshold=evidence.threshold if evidence else None,
             message=after.message,
         )
+
+    def judged(self, change: Change, record: JSON) -> None:
+        """What the newest verdicts were made of, to be replayed: `serin judge replay`. Nothing, when it is empty."""
+        if record:
+            log.info("judged", change=change.change_id, namespace=change.namespace, judgement=record)
 
     def unmanaged(self, namespace: str, workload: str, count: int) -> None:
         """How many ReplicaSets of a managed Deployment no change accounts for."""

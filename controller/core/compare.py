@@ -79,32 +79,40 @@ def follow(
 ) -> tuple[Comparison, ...]:
     """The comparisons of a target, with all samples taken in. `since`: when its pods first had traffic."""
     arms = observation.measurements.arms if observation.measurements else {}
-    step_at = max(state.entered_at or since, since)
-    found = []
-    for c in state.comparisons:
-        if c.target == target.name:
-            sides = [_sides(state, target, arms, question, since) for question in _asked(c)]
-            found.append(_follow(c, sides, policy, since, step_at, now))
-    return tuple(found)
+    return tuple(
+        extend(c, sides(c, state, arms, since), stakes(c, policy), since, step_at(state, since), now)
+        for c in state.comparisons
+        if c.target == target.name
+    )
 
 
-def _follow(
+def stakes(c: Comparison, policy: Policy) -> tuple[Terms, ...]:
+    """The terms of each of its monitors."""
+    return tuple(terms(policy, c.rule, number) for number in range(len(c.monitors)))
+
+
+def step_at(state: State, since: datetime) -> datetime:
+    """When the canary was given the weight that it has."""
+    return max(state.entered_at or since, since)
+
+
+def extend(
     c: Comparison,
-    sides: Sequence[tuple[Arm, Arm]],
-    policy: Policy,
+    arms: Sequence[tuple[Arm, Arm]],
+    about: Sequence[Terms],
     since: datetime,
     step_at: datetime,
     now: datetime,
 ) -> Comparison:
+    """The comparison after the samples of (canary, stable) that each monitor has not seen."""
     monitors, burnt_at = [], None
-    for number, (before, (canary, stable)) in enumerate(zip(c.monitors, sides, strict=True)):
-        about = terms(policy, c.rule, number)
+    for before, (canary, stable), its in zip(c.monitors, arms, about, strict=True):
         started = replace(before, at=max(before.at, since))  # until then, stable alone was measured
-        monitor = sequential.observe(started, canary, stable, step_at, about)
+        monitor = sequential.observe(started, canary, stable, step_at, its)
         monitors.append(monitor)
-        if about.severe is not None:
-            burnt_at = burnt_at or sequential.burning(monitor, canary, started.at, about)
-    won = sequential.fails(monitors, terms(policy, c.rule))
+        if its.severe is not None:
+            burnt_at = burnt_at or sequential.burning(monitor, canary, started.at, its)
+    won = sequential.fails(monitors, about[0])
     return replace(
         c,
         monitors=tuple(monitors),
@@ -113,18 +121,27 @@ def _follow(
     )
 
 
-def _asked(c: Comparison) -> Sequence[str]:
-    return [_slower(edge) for edge in c.edges] or [ErrorRate.name]
+def sides(
+    c: Comparison, state: State, arms: Mapping[tuple[str, str, str], Arm], since: datetime
+) -> tuple[tuple[Arm, Arm], ...]:
+    """Canary and stable, for each monitor."""
+    return tuple(arms_of(state, c.target, question, arms, since) for question in _asked(c))
 
 
-def _sides(
-    state: State, target: Target, arms: Mapping[tuple[str, str, str], Arm], question: str, since: datetime
+def arms_of(
+    state: State, target: str, question: str, arms: Mapping[tuple[str, str, str], Arm], since: datetime
 ) -> tuple[Arm, Arm]:
-    canary, stable = (arms.get((target.name, question, side), Arm()) for side in ("canary", "stable"))
-    if state.stage is Stage.WATCH and target.strategy is Strategy.CANARY:
+    """What the new pods of a target and its stable ones answered. `since`: when the new ones first had traffic."""
+    canary, stable = (arms.get((target, question, side), Arm()) for side in ("canary", "stable"))
+    known = state.target(target)
+    if state.stage is Stage.WATCH and known and known.strategy is Strategy.CANARY:
         canary, stable = stable, Arm()  # the Deployment's own traffic is the new revision's now
     # What the canary before this one answered, under the same name, is not this one's.
     return replace(canary, samples=tuple(sample for sample in canary.samples if sample.at > since)), stable
+
+
+def _asked(c: Comparison) -> Sequence[str]:
+    return [_slower(edge) for edge in c.edges] or [ErrorRate.name]
 
 
 # --- What it means ---

@@ -53,9 +53,8 @@ def judge(state: State, observation: Observation, policy: Policy, now: datetime)
         if r.target.strategy is Strategy.CANARY
     )
     waiting = state.settled_at is not None or state.phase is Phase.PROMOTING
-    compared = tuple(
-        c for target in exposed for c in compare.follow(state, observation, policy, target, _since(state), now)
-    )
+    since = exposed_since(state) or now
+    compared = tuple(c for t in exposed for c in compare.follow(state, observation, policy, t, since, now))
     told = [_evidence(state, observation, policy, r, now) for r in readings]
     seeing = {r.target.name for r in readings if r.rule.name == ErrorRate.name and r.fresh}
     told += [compare.evidence(c, policy, fresh=c.target in seeing) for c in compared]
@@ -70,14 +69,9 @@ def judge(state: State, observation: Observation, policy: Policy, now: datetime)
 
 
 def _read(state: State, observation: Observation, policy: Policy, target: Target, rule: Rule, now: datetime) -> Reading:
-    watch = state.stage is Stage.WATCH
-    measured, since = observation.measurements, _since(state)
-    arms = measured.arms if measured else {}
-    canary, stable = (arms.get((target.name, rule.name, side), Arm()) for side in ("canary", "stable"))
-    if watch and target.strategy is Strategy.CANARY:
-        canary, stable = stable, Arm()  # the Deployment's own traffic is the new revision's now
-    # What the canary before this one answered, under the same name, is not this one's.
-    canary = replace(canary, samples=tuple(sample for sample in canary.samples if sample.at > since))
+    measured, since = observation.measurements, exposed_since(state)
+    assert since is not None
+    canary, stable = compare.arms_of(state, target.name, rule.name, measured.arms if measured else {}, since)
     known = next((b for b in state.breaches if (b.rule, b.target) == (rule.name, target.name)), None)
     stale_after = policy.metrics.stale_after
     return Reading(
@@ -96,11 +90,9 @@ def _read(state: State, observation: Observation, policy: Policy, target: Target
     )
 
 
-def _since(state: State) -> datetime:
-    """When the pods that are judged first had traffic."""
-    since = state.entered_at if state.stage is Stage.WATCH else state.weighted_at
-    assert since is not None
-    return since
+def exposed_since(state: State) -> datetime | None:
+    """When the pods that are judged first had traffic; None: they have none yet."""
+    return state.entered_at if state.stage is Stage.WATCH else state.weighted_at
 
 
 def _evidence(state: State, observation: Observation, policy: Policy, r: Reading, now: datetime) -> Evidence:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from controller.core import codec
-from controller.core.blocks import Counts
+from controller.core.blocks import Counts, Dispersion
 from controller.core.codec import Ratio, camel, format_duration, format_ratio
 from controller.core.diff import Difference, Image
 from controller.core.form import FIELDS, NAMES
@@ -275,8 +275,7 @@ FULL = State(
                     canary=Counts(12.0, 120.0),
                     stable=Counts(1.5, 1080.0),
                     known=Counts(4.5, 9000.0),
-                    spread=12.5,
-                    spreads=31,
+                    dispersion=Dispersion(12.5, 31),
                     spacing=timedelta(seconds=10),
                     calm=True,
                     shocked=True,

@@ -216,6 +216,7 @@ class World:
         self.counted: dict[str, list[float]] = {"canary": [0.0, 0.0], "stable": [0.0, 0.0]}
         self.scraped_at = BEGIN
         self.story: list[str] = []
+        self.judgements: list[JSON] = []
         self.lost = 0.0
         self.failed = 0.0
         self.others: tuple[Other, ...] = ()
@@ -249,7 +250,7 @@ class World:
         return Reconciler(
             self,
             self,
-            Silent(),
+            Silent(self.judgements),
             self.trail,
             leads=lambda: True,
             measured=lambda *_: self.measurements(),
@@ -674,7 +675,14 @@ class World:
 
 
 class Silent:
-    """Reports of nobody's concern here."""
+    """Reports of nobody's concern here, but for what judgements were made of."""
+
+    def __init__(self, judgements: list[JSON]) -> None:
+        self._judgements = judgements
+
+    def judged(self, change: Change, record: JSON) -> None:
+        if record:
+            self._judgements.append(record)
 
     def ruling(self, change: Change, ruling: Ruling) -> None:
         return
