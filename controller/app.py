@@ -16,14 +16,16 @@ import structlog
 import tenacity
 from aiohttp import web
 
+from controller.alerts import BODY_MAX, PATH, AlertEndpoint
 from controller.cluster import kinds
 from controller.cluster.client import Client, Resource
 from controller.cluster.lease import Lease
-from controller.cluster.read import Cluster, Key
+from controller.cluster.read import Cluster, Key, Known
 from controller.cluster.write import Writer
 from controller.core.model import Change, Measurements, State
 from controller.errors import ConflictError, LeaseLostError, PermanentError, SerinError, TransientError
-from controller.measure import Measuring
+from controller.measure import Measuring, subjects_of
+from controller.metrics.alertmanager import ToldAlerts, merged
 from controller.metrics.presets import PRESETS
 from controller.metrics.source import Prometheus
 from controller.notify import Notifier
@@ -149,6 +151,15 @@ class _Process:
         )
         self.prometheus = Prometheus(settings.prometheus_url, timeout=settings.prometheus_timeout)
         self.measuring = Measuring(self.prometheus, self._running, self._wake, self.telemetry.prometheus_answers, now)
+        self.told = ToldAlerts(settings.alert_expiry)
+        self.alerts = AlertEndpoint(
+            settings.alert_token_file,
+            self.told,
+            leads=self.lease.held,
+            taken=self._wake_concerned,
+            counted=self.telemetry.alerts_posted,
+            now=now,
+        )
         self.notifier = Notifier(
             settings.sinks,
             cluster=settings.cluster or "",
@@ -175,13 +186,27 @@ class _Process:
 
     def _running(self) -> Iterable[tuple[Change, State]]:
         return [
-            (k.change, replace(k.state, policy=k.state.policy or self.cluster.policy(k.change)))
+            (k.change, self._with_policy(k))
             for k in self.cluster.changes.list()
             if not k.state.phase.terminal and not k.unreadable
         ]
 
+    def _with_policy(self, known: Known) -> State:
+        return replace(known.state, policy=known.state.policy or self.cluster.policy(known.change))
+
     def _measured(self, namespace: str, change: str) -> Measurements | None:
-        return self.measuring.newest(namespace, change)
+        """What Prometheus said, and the incidents that an Alertmanager told of since."""
+        newest, known = self.measuring.newest(namespace, change), self.cluster.known(namespace, change)
+        if newest is None or known is None:
+            return newest
+        told = self.told.incidents(subjects_of(known.change, self._with_policy(known), now()), now())
+        return replace(newest, incidents=merged((*newest.incidents, *told))) if told else newest
+
+    def _wake_concerned(self) -> None:
+        """Those of which an incident is told are looked at, at once: not when they are measured next."""
+        for change, state in self._running():
+            if self.told.incidents(subjects_of(change, state, now()), now()):
+                self._wake(change.namespace, change.name)
 
     def _wake(self, namespace: str, change: str) -> None:
         self._look_at(Key("ChangeRequest", namespace, change))
@@ -300,11 +325,13 @@ class _Process:
     # --- What it serves ---
 
     async def serve(self) -> web.AppRunner:
-        app = web.Application()
+        app = web.Application(client_max_size=BODY_MAX)
         app.add_routes(
             [web.get("/metrics", self._metrics), web.get("/healthz", self._healthz), web.get("/readyz", self._readyz)]
         )
-        runner = web.AppRunner(app, access_log=None)
+        app.router.add_post(PATH, self.alerts.answer)
+        # What a refused sender still sends is thrown away for no longer than a second.
+        runner = web.AppRunner(app, access_log=None, lingering_time=1.0)
         await runner.setup()
         host, port = self.settings.listen
         try:

@@ -132,7 +132,13 @@ class Settings(BaseSettings):
         default="serin-system", description="the controller's own namespace, where its lease is"
     )
     listen: Annotated[Address, NoDecode, BeforeValidator(_address)] = Field(
-        default=Address("127.0.0.1", 9810), description="where /metrics, /healthz and /readyz are served"
+        default=Address("127.0.0.1", 9810), description="where /metrics, /healthz, /readyz and /alerts are served"
+    )
+    alert_token_file: Path | None = Field(
+        default=None, description="file with the bearer token for POST /alerts; without it there is none"
+    )
+    alert_expiry: Duration = Field(
+        default=timedelta(minutes=5), description="a posted alert that is not repeated for so long is over"
     )
     sinks: Annotated[tuple[Sink, ...], NoDecode, BeforeValidator(_sinks)] = Field(
         default=(), description="who is notified: a list as JSON, or the file or folder with it"

@@ -189,6 +189,9 @@ class Telemetry:
             ("sink",),
             registry=registry,
         )
+        self._alert_posts = Counter(
+            "serin_alert_posts", "Posts of an Alertmanager, by how each ended.", ("outcome",), registry=registry
+        )
         self._audit = Gauge("serin_audit_up", "1 while the audit trail is written.", registry=registry)
         build = Gauge("serin_build_info", "Always 1; the version is a label.", ("version",), registry=registry)
         build.labels(version("serin")).set(1)
@@ -284,6 +287,10 @@ class Telemetry:
     def notified(self, sink: str, outcome: str) -> None:
         """An attempt to deliver a notice: `delivered`, or one word for why not."""
         self._notifications.labels(sink, outcome).inc()
+
+    def alerts_posted(self, outcome: str) -> None:
+        """An Alertmanager posted: `ok`, or a few words for why it was not taken."""
+        self._alert_posts.labels(outcome).inc()
 
     def reconciled(self, took: timedelta) -> None:
         self._reconcile.observe(took.total_seconds())

@@ -18,6 +18,7 @@ VALUES = {
     "image: serin:0.1.0": 'image: "{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}"',
     "value: http://prometheus.monitoring:9090": "value: {{ .Values.prometheusUrl | quote }}",
     "secretName: serin-sinks": "secretName: {{ .Values.sinksSecret | quote }}",
+    "secretName: serin-alert-token": "secretName: {{ .Values.alertTokenSecret | quote }}",
     "emptyDir: {sizeLimit: 1Gi}": (
         "{{ if .Values.auditClaim }}persistentVolumeClaim: { claimName: {{ .Values.auditClaim | quote }} }"
         "{{ else }}emptyDir: {sizeLimit: 1Gi}{{ end }}"

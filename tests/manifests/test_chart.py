@@ -82,6 +82,7 @@ def test_values_arrive() -> None:
         "image.tag=v9",
         "prometheusUrl=https://prometheus.example",
         "sinksSecret=hooks",
+        "alertTokenSecret=pager",
         "auditClaim=serin-audit",
         "resources.limits.memory=1Gi",
         "policies.install=false",
@@ -94,6 +95,7 @@ def test_values_arrive() -> None:
     assert container["resources"]["limits"] == {"memory": "1Gi"}
     assert spec["template"]["spec"]["volumes"] == [
         {"name": "sinks", "secret": {"secretName": "hooks", "optional": True}},
+        {"name": "alerts", "secret": {"secretName": "pager", "optional": True}},
         {"name": "audit", "persistentVolumeClaim": {"claimName": "serin-audit"}},
     ]
     assert {kind for kind, _, _ in chart if "Policy" in kind} == set()

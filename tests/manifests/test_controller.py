@@ -43,7 +43,8 @@ def test_settings_are_known_and_accepted(monkeypatch: pytest.MonkeyPatch, tmp_pa
     settings = Settings.model_validate({})
     assert (settings.kubeconfig, settings.sinks) == (None, ())
     mounts = [mount["mountPath"] for mount in CONTAINER["volumeMounts"]]
-    assert mounts == [ENVIRONMENT["SERIN_SINKS"], str(Path(ENVIRONMENT["SERIN_AUDIT_FILE"]).parent)]
+    files = [str(Path(ENVIRONMENT[name]).parent) for name in ("SERIN_ALERT_TOKEN_FILE", "SERIN_AUDIT_FILE")]
+    assert mounts == [ENVIRONMENT["SERIN_SINKS"], *files]
     assert settings.listen == ("0.0.0.0", CONTAINER["ports"][0]["containerPort"])
     assert settings.namespace == DEPLOYMENT["metadata"]["namespace"]
     assert settings.lease_duration + settings.lease_retry < timedelta(seconds=20)
