@@ -67,7 +67,8 @@ def test_every_command_is_in_the_table(command: str) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_says_how_to_check_it_by_hand(preset: str) -> None:
     """The query names the preset's counter of requests, and PromQL takes it."""
-    section = (ROOT / "docs/metrics.md").read_text().partition(f"\n### {preset}\n")[2].partition("\n### ")[0]
+    after = (ROOT / "docs/metrics.md").read_text().partition(f"\n### {preset}\n")[2]
+    section, *_ = re.split(r"^##", after, flags=re.MULTILINE)
     (query,) = re.findall(r"^```\n(.+)\n```", section, re.MULTILINE)
     assert query.startswith(PRESETS[preset].requests + "{")
     promql_parser.parse(query)
