@@ -1,7 +1,7 @@
 """Incidents that an Alertmanager tells of by itself, kept for a time beside those that Prometheus answers with. Pure.
 
-Source of the form: the webhook of Alertmanager, version 4 (prometheus.io, "Alerting configuration", webhook_config); seen on
-Alertmanager 0.34.2, which retries what a replica that stands by refuses.
+Source of the form: the webhook of Alertmanager, version 4 (prometheus.io, "Alerting configuration", webhook_config);
+seen on Alertmanager 0.34.2, which tries again where a replica that stands by refuses.
 """
 
 from collections.abc import Iterable
