@@ -137,11 +137,9 @@ def _but_le(labels: Mapping[str, str]) -> frozenset[tuple[str, str]]:
 def _slower(histograms: Sequence[tuple[int, Histogram]], edge: float) -> list[tuple[int, float, float]]:
     """What is surely above the edge: of the bucket around it nothing counts as slow.
 
-    The resolution of a native histogram may fall while it counts. The same edge is taken for all, the end of the widest
-    such bucket, or requests would seem to turn slow when buckets are merged.
+    So when a native histogram halves its resolution while it counts, requests can only seem to turn fast, which is no
+    increment; none turns slow.
     """
-    while around := [high for _, h in histograms for low, high, _ in h.buckets if low < edge < high < math.inf]:
-        edge = max(around)
     return [(at, sum(n for low, _, n in h.buckets if low >= edge), h.count) for at, h in histograms]
 
 
@@ -238,7 +236,7 @@ def read_arm(
             continue
         fresh_at = max(fresh_at, counter.points[-1][0])
         pod = counter.labels.get(pod_label, "")
-        for at, bad, total in _increments(counter, from_zero=_is_new(counter, heartbeats, since, alive)):
+        for at, bad, total in _increments(counter, from_zero=_is_new(counter, heartbeats, alive)):
             cell = sums[at // 1000][pod]
             cell[0] += bad
             cell[1] += total
@@ -260,15 +258,15 @@ def _scraped_every(counters: Iterable[Counter]) -> timedelta | None:
     return timedelta(milliseconds=median_low(gaps)) if gaps else None
 
 
-def _is_new(counter: Counter, heartbeats: Heartbeats, since: int, alive: bool) -> bool:
+def _is_new(counter: Counter, heartbeats: Heartbeats, alive: bool) -> bool:
     """Whether the series began at its first point, so that all it shows then is an increment.
 
     It did when a scrape just before worked without it; it may have been there when that scrape failed. One that no
-    scrape covered is of a pod (or proxy) that is new, if it came after `since` and the metrics path worked before.
+    scrape covered is of a pod (or proxy) that is new, if the metrics path worked before.
     """
     first = counter.points[0][0]
     earlier = [works for at, works in heartbeats.covering(counter.labels) if at < first]
-    return any(earlier) if earlier else alive and first > since
+    return any(earlier) if earlier else alive
 
 
 def _increments(counter: Counter, *, from_zero: bool) -> Iterator[tuple[int, float, float]]:

@@ -170,14 +170,9 @@ def test_the_bucket_around_the_edge_is_not_slow() -> None:
 def test_no_request_turns_slow_when_buckets_are_merged() -> None:
     """The client halves its resolution: 30 requests were surely above the edge, and now are in a bucket around it."""
     fine: Buckets = {(0.5, 0.7): 10, (0.7, 1): 30, (1, 2): 1}
-    assert slow(
-        0.7, native((-5, 41, fine), (10, 42, {(0.5, 1): 41, (1, 2): 1}), (25, 43, {(0.5, 1): 41, (1, 2): 2}))
-    ) == [
-        (10, 0, 1),
-        (25, 1, 1),
-    ]
-    coarser: Buckets = {(0.25, 1): 41, (1, 4): 1}
-    assert slow(0.7, native((-5, 41, fine), (10, 42, coarser))) == [(10, 0, 1)]
+    coarse: Buckets = {(0.5, 1): 41, (1, 2): 1}
+    later: Buckets = {(0.5, 1): 41, (1, 2): 2}
+    assert slow(0.7, native((-5, 41, fine), (10, 42, coarse), (25, 43, later))) == [(10, 0, 1), (25, 1, 1)]
 
 
 def test_of_a_histogram_that_is_classic_and_native_the_native_one_counts() -> None:
@@ -234,6 +229,24 @@ def test_a_stream_with_restarts_counts_the_same_requests(steps: list[tuple[int, 
         truth += after if visible else before
         points.append((float(i + 1), value))
     assert sum(sample.total for sample in arm(counted("200", *points)).samples) == truth
+
+
+@pytest.mark.parametrize(
+    ("within", "slow_ones"),
+    [
+        (80, 10),  # 20 more slow requests than before, of 10
+        (108, 0),  # 8 fewer slow ones than before
+    ],
+)
+def test_a_scrape_that_caught_a_histogram_half_written_counts_no_more_than_there_were(
+    within: int, slow_ones: int
+) -> None:
+    found = slow(
+        0.5,
+        matrix({**POD, "le": "0.5"}, (-5, 90), (10, within)),
+        matrix({**POD, "le": "+Inf"}, (-5, 100), (10, 110)),
+    )
+    assert found == [(10, slow_ones, 10)]
 
 
 def test_a_counter_without_points_is_nothing() -> None:

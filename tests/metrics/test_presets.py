@@ -228,6 +228,16 @@ def test_the_first_failures_of_a_canary_count_though_the_heartbeat_has_labels_of
     assert [(s.bad, s.total) for s in arms["error-rate", "canary"].samples] == [(20, 20), (5, 5)]
 
 
+@pytest.mark.parametrize("others", [0, 3000])
+def test_what_others_ask_for_proves_nothing_new_of_a_proxy(others: float) -> None:
+    """Nothing is known of the time before the canary's first sample but what is older than this workload asked for."""
+    crowd = replace(subject("cart", since=START - seconds(others)), source=PRESETS["istio"])
+    beats = [*([(-2000, 1)] if others else []), (30, 1)]
+    stable, canary = istio("stable", "200", (30, 9)), istio("canary", "503", (30, 500), (45, 501))
+    arms = read([matrix(BUILD, *beats)], [stable, canary], replace(subject(), source=PRESETS["istio"]), crowd)
+    assert [(s.bad, s.total) for s in arms["error-rate", "canary"].samples] == [(1, 1)]
+
+
 def test_without_heartbeats_there_is_no_data() -> None:
     arms = read([], [istio("stable", "200", (-60, 9), (15, 10))])
     assert arms["error-rate", "canary"].fresh_at is None
