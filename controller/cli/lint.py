@@ -11,7 +11,6 @@ import typer
 
 from controller.cli.exits import Exit
 from controller.cli.options import console
-from controller.cli.policies import Finding, read
 from controller.core.change import (
     AUTO,
     CHANGE_LABEL,
@@ -35,6 +34,7 @@ from controller.core.diff import Difference, differences
 from controller.core.form import NAMES, merge, text_of
 from controller.core.policy import ChangeType, Policy, Scope, parse_policy
 from controller.core.scope import refusal
+from controller.lab.policies import Finding, read
 from controller.metrics.presets import PRESETS
 
 Json = dict[str, Any]

@@ -4,47 +4,20 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import yaml
-
-from controller.core.codec import FieldError, format_duration
-from controller.core.policy import ChangeType, Policy, parse_policy
+from controller.core.codec import format_duration
+from controller.core.policy import Policy
 from controller.core.windows import (
     FOREVER,
     Opening,
-    Window,
     clocks_change,
     local_span,
     opening_text,
     openings,
     timing,
 )
-from controller.metrics.presets import PRESETS
-
-
-class Finding(NamedTuple):
-    """`where` is the file and the policy in it; `text` says what it does, or the field, its value and the mend."""
-
-    good: bool
-    where: str
-    text: str
-
-
-class Loader(yaml.SafeLoader):
-    """As kubectl reads YAML: 2026-11-23 and 22:00 are text."""
-
-
-def _text(_: Loader, node: yaml.ScalarNode) -> str:
-    return str(node.value)
-
-
-def _number(loader: Loader, node: yaml.ScalarNode) -> int | str:
-    return _text(loader, node) if ":" in node.value else int(loader.construct_yaml_int(node))
-
-
-Loader.add_constructor("tag:yaml.org,2002:timestamp", _text)
-Loader.add_constructor("tag:yaml.org,2002:int", _number)
+from controller.lab.policies import Finding, judge, read
 
 
 def check(path: Path, now: datetime) -> Iterator[Finding]:
@@ -60,34 +33,11 @@ def check(path: Path, now: datetime) -> Iterator[Finding]:
         yield _judge(path, document, now)
 
 
-def read(path: Path) -> list[dict[str, Any]] | Finding:
-    """The objects of a file, those of Lists among them; or why it cannot be read."""
-    try:
-        documents = [d for d in yaml.load_all(path.read_text(), Loader) if isinstance(d, dict)]
-    except (OSError, UnicodeDecodeError) as error:
-        return Finding(False, str(path), f"cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}")
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        return Finding(False, where, f"is no YAML: {getattr(error, 'problem', None) or error}")
-    items = (d.get("items") if d.get("kind") == "List" else [d] for d in documents)
-    return [item for each in items for item in each or () if isinstance(item, dict)]
-
-
-def _judge(path: Path, document: dict[str, object], now: datetime) -> Finding:
-    metadata = document.get("metadata")
-    name = metadata.get("name") if isinstance(metadata, dict) else None
-    where = f"{path}: ChangePolicy {name or 'without a name'}"
-    if name not in list(ChangeType):
-        return Finding(False, where, f"metadata.name is {name!r}: write {', '.join(ChangeType)}")
-    if document.get("apiVersion") != "serin.dev/v1alpha1":
-        return Finding(False, where, f"apiVersion is {document.get('apiVersion')!r}: write serin.dev/v1alpha1")
-    try:
-        policy = parse_policy(document.get("spec"), frozenset(PRESETS))
-    except FieldError as error:
-        return Finding(False, where, str(error))
-    if name == ChangeType.EMERGENCY and policy.window != Window():
-        return Finding(False, where, "spec.window is set: leave it out, an emergency starts at once")
+def _judge(path: Path, document: dict[str, Any], now: datetime) -> Finding:
+    policy = judge(path, document)
+    if isinstance(policy, Finding):
+        return policy
+    where = f"{path}: ChangePolicy {document['metadata']['name']}"
     answer = timing(policy.window, now, policy.needs())
     if answer.opening is None:
         return Finding(False, where, f"spec.window: {answer.message}")

@@ -1,0 +1,158 @@
+"""What people type after `serin`: try a policy before it is trusted, and look a judgement over afterwards."""
+
+import sys
+from datetime import timedelta
+from enum import StrEnum
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from controller.core.codec import FieldError, Ratio, decode, parse_duration
+from controller.errors import PermanentError
+
+app = typer.Typer(
+    name="serin",
+    help="Serin carries out changes of Kubernetes Deployments: held, approved, 10 % -> 50 % -> 100 %, and back by "
+    "itself.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+judge_app = typer.Typer(help="Look judgements over.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(judge_app, name="judge")
+
+
+class Noise(StrEnum):
+    CLEAN = "clean"
+    BURSTY = "bursty"
+    CLUSTER = "cluster"
+    HICCUP = "hiccup"
+    BLIP = "blip"
+    HOSTILE = "hostile"
+
+
+def ratio(text: str | float) -> float:
+    """0.001 of "0.1%"; what is a number already is a default."""
+    try:
+        return text if isinstance(text, float) else decode(Ratio, text)
+    except FieldError as error:
+        raise typer.BadParameter(f"{text!r}: {error.mend}") from None
+
+
+def duration(text: str | timedelta) -> timedelta:
+    try:
+        return text if isinstance(text, timedelta) else parse_duration(text)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r}: write a duration, like 90s, 5m or 1h30m") from None
+
+
+PolicyOption = Annotated[
+    str,
+    typer.Option(
+        "--policy",
+        metavar="FILE|NAME",
+        help="A file with one ChangePolicy, - for standard input (kubectl get chgp normal -o yaml | …), or standard, "
+        "normal or emergency as they are shipped.",
+    ),
+]
+StableErrors = Annotated[
+    float,
+    typer.Option(parser=ratio, metavar="PERCENT", help="Share of requests that stable fails.", show_default="0.1%"),
+]
+Scrape = Annotated[
+    timedelta,
+    typer.Option(parser=duration, metavar="DURATION", help="How often Prometheus scrapes.", show_default="15s"),
+]
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(version_of("serin"))
+
+
+@judge_app.command()
+def replay(log: Annotated[Path, typer.Argument(help="The log of `serin run`, as JSON.")]) -> None:
+    """Make the verdicts of a log again, from the samples that it holds.
+
+    Exit codes: 0 all are the same; 1 one is not.
+    """
+    from controller.lab.replay import replay_log
+
+    sys.exit(replay_log(log))
+
+
+@app.command()
+def simulate(
+    policy: PolicyOption,
+    canary_errors: Annotated[
+        float, typer.Option(parser=ratio, metavar="PERCENT", help="Share of requests that the new version fails.")
+    ],
+    stable_errors: StableErrors = 0.001,
+    rps: Annotated[float, typer.Option(min=0.01, max=1e6, help="Requests a second to both versions together.")] = 50.0,
+    onset: Annotated[
+        timedelta,
+        typer.Option(
+            parser=duration,
+            metavar="DURATION",
+            help="The new version is as good as stable until then.",
+            show_default="at once",
+        ),
+    ] = timedelta(),
+    noise: Annotated[Noise, typer.Option(help="What else happens to a good service.")] = Noise.CLEAN,
+    replicas: Annotated[int, typer.Option(min=1, max=1000, help="Pods of stable.")] = 10,
+    scrape: Scrape = timedelta(seconds=15),
+    lag: Annotated[
+        timedelta,
+        typer.Option(
+            parser=duration,
+            metavar="DURATION",
+            help="How long it takes until a scrape can be asked for.",
+            show_default="30s",
+        ),
+    ] = timedelta(seconds=30),
+    seed: Annotated[int, typer.Option(help="The same seed gives the same change.")] = 7,
+    runs: Annotated[
+        int, typer.Option(min=1, max=100_000, help="So many changes, and how often they end how.", show_default=False)
+    ] = 1,
+    svg: Annotated[Path | None, typer.Option(help="Draw the change into this file.", show_default=False)] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="The same as pixels; needs the extra serin[png].", show_default=False)
+    ] = None,
+) -> None:
+    """Play a whole change in virtual time, with the controller's own core, and say how it goes."""
+    from controller.lab import picture
+    from controller.lab.policies import load
+    from controller.lab.service import NOISES, Scenario
+    from controller.lab.simulate import describe, ending, outcome, simulate, summary, timeline
+
+    if scrape < timedelta(seconds=1):
+        raise typer.BadParameter("write at least 1s", param_hint="--scrape")
+    if runs > 1 and (svg or png):
+        raise typer.BadParameter("one change is drawn: leave out --runs", param_hint="--svg, --png")
+    kind, judged_by = load(policy)
+    scenario = Scenario(rps, stable_errors, canary_errors, onset, NOISES[noise], replicas, scrape, lag)
+    about = describe(scenario, noise, judged_by, kind)
+    typer.echo(f"{about}\n")
+    if runs > 1:
+        endings = [outcome(simulate(judged_by, kind, scenario, f"{seed}/{run}")) for run in range(runs)]
+        typer.echo("\n".join(summary(endings)))
+        return
+    played = simulate(judged_by, kind, scenario, f"{seed}/0")
+    typer.echo("\n".join(timeline(played)))
+    if svg or png:
+        drawn = picture.draw(played, judged_by, f"{about}\n{ending(played)}")
+        _write(svg, drawn.encode())
+        _write(png, picture.png(drawn) if png else b"")
+
+
+def _write(path: Path | None, content: bytes) -> None:
+    if path:
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            raise PermanentError("NotWritten", f"{path}: {error.strerror}") from None
