@@ -35,13 +35,14 @@ def run() -> None:
 
 
 def _command() -> None:
+    from controller.lab import LabError
     from controller.lab.commands import app
 
     app.command()(run)
     try:
         app(prog_name="serin")
-    except SerinError as error:
-        sys.exit(f"serin: {error.message}")
+    except LabError as error:
+        sys.exit(f"serin: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
 

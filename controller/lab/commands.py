@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from controller.core.codec import FieldError, Ratio, decode, parse_duration
-from controller.errors import PermanentError
+from controller.lab import LabError
 
 app = typer.Typer(
     name="serin",
@@ -155,4 +155,4 @@ def _write(path: Path | None, content: bytes) -> None:
         try:
             path.write_bytes(content)
         except OSError as error:
-            raise PermanentError("NotWritten", f"{path}: {error.strerror}") from None
+            raise LabError(f"{path}: {error.strerror}") from None

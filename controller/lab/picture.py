@@ -12,7 +12,7 @@ from controller.core.blocks import NO_REQUESTS, Counts
 from controller.core.codec import format_duration, format_ratio
 from controller.core.model import Phase, Verdict
 from controller.core.policy import Policy
-from controller.errors import PermanentError
+from controller.lab import LabError
 from controller.lab.play import Look
 from controller.lab.simulate import Played, Row, leading, rows
 
@@ -85,11 +85,11 @@ def draw(played: Played, policy: Policy, title: str) -> str:
 
 
 def png(svg: str) -> bytes:
-    """The picture as pixels, two for each of its own. Raises PermanentError without the extra."""
+    """The picture as pixels, two for each of its own. Raises LabError without the extra."""
     try:
         from resvg_py import svg_to_bytes
     except ImportError:
-        raise PermanentError("NoPNG", "--png needs the extra png: pip install 'serin[png]'; or take --svg") from None
+        raise LabError("--png needs the extra png: pip install 'serin[png]'; or take --svg") from None
     return bytes(svg_to_bytes(svg_string=svg, zoom=2, background="white"))
 
 

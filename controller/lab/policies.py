@@ -9,7 +9,7 @@ import yaml
 from controller.core.codec import FieldError
 from controller.core.policy import ChangeType, Policy, parse_policy
 from controller.core.windows import Window
-from controller.errors import PermanentError
+from controller.lab import LabError
 from controller.metrics.presets import PRESETS
 
 _SHIPPED = Path(__file__).parents[2] / "policies"
@@ -76,7 +76,7 @@ def judge(path: Path, document: dict[str, Any]) -> Policy | Finding:
 def load(given: str) -> tuple[ChangeType, Policy]:
     """The one policy that is to be tried: of a file, of standard input (`-`), or a shipped one by its name.
 
-    Raises PermanentError.
+    Raises LabError.
     """
     path = Path(given)
     if given in list(ChangeType) and not path.exists():
@@ -96,5 +96,5 @@ def load(given: str) -> tuple[ChangeType, Policy]:
     return ChangeType(policies[0]["metadata"]["name"]), policy
 
 
-def _unusable(finding: Finding) -> PermanentError:
-    return PermanentError("PolicyInvalid", f"{finding.where}: {finding.text}")
+def _unusable(finding: Finding) -> LabError:
+    return LabError(f"{finding.where}: {finding.text}")
