@@ -10,7 +10,7 @@ from controller.core.codec import FieldError
 from controller.core.policy import ChangeType, Policy, parse_policy
 from controller.core.windows import Window
 from controller.lab import LabError
-from controller.metrics.presets import PRESETS
+from controller.metrics.presets import PRESETS, preset_of
 
 _SHIPPED = Path(__file__).parents[2] / "policies"
 """In a checkout; an installed package is without it."""
@@ -70,6 +70,10 @@ def judge(path: Path, document: dict[str, Any]) -> Policy | Finding:
         return Finding(False, where, str(error))
     if name == ChangeType.EMERGENCY and policy.window != Window():
         return Finding(False, where, "spec.window is set: leave it out, an emergency starts at once")
+    slow = next((slo.name for slo in policy.slos if slo.slower_than), "")
+    if slow and not preset_of(policy.metrics).latency:
+        said = f"spec.slos: {slow} has slowerThan, but {policy.metrics.preset} does not say how slow it was"
+        return Finding(False, where, f"{said}: take it out, or choose a source that has a histogram, see docs/metrics.md")
     return policy
 
 

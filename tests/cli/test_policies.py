@@ -58,6 +58,10 @@ def test_the_shipped_policies_are_good() -> None:
             GOOD.replace("preset: envoy", f"preset: custom\n    custom: {CUSTOM}"),
             "spec.metrics.custom.latency is '': write the name of a histogram: the SLO ",
         ),
+        (
+            GOOD.replace("preset: envoy", "preset: nginx-gateway"),
+            "spec.slos: latency has slowerThan, but nginx-gateway does not say how slow it was: take it out, or choose",
+        ),
         (GOOD.replace("max: 1%", "max: 0.01"), "spec.errorRate.max is 0.01: write a percentage"),
         (GOOD.replace("lowTraffic:", "lowTrafic:"), "spec.lowTrafic is 'continue': no such field; known are"),
         (GOOD.replace("burnMax: 14.4", "burnMax: 1000"), "spec.slos[1].burnMax is 1000.0: with this objective"),
