@@ -1,4 +1,4 @@
-"""A real Envoy whose clusters are called as Contour calls them, in front of an upstream that does as it is told."""
+"""A real Envoy with clusters called as Contour and Envoy Gateway call them, and an upstream that does as it is told."""
 
 import http.server
 import json
@@ -15,7 +15,8 @@ from testbed import build
 from tests.metrics.waiting import free_port, until
 
 EXTENSIONS = "type.googleapis.com/envoy.extensions.filters"
-CLUSTERS = ("shop", "shop-canary", "empty", "refused")
+CLUSTERS = {name: f"default_{name}_80" for name in ("shop", "shop-canary", "empty", "refused")}
+CLUSTERS |= {name: f"service/default/{name}/80/http" for name in ("merged", "merged-canary")}
 
 
 class Upstream(http.server.BaseHTTPRequestHandler):
@@ -67,7 +68,7 @@ def bootstrap(listen: int, admin: int, endpoints: dict[str, list[int]]) -> dict[
             "clusters": [
                 {
                     "name": name,
-                    "alt_stat_name": f"default_{name}_80",
+                    "alt_stat_name": called,
                     "type": "STATIC",
                     "load_assignment": {
                         "cluster_name": name,
@@ -76,7 +77,7 @@ def bootstrap(listen: int, admin: int, endpoints: dict[str, list[int]]) -> dict[
                         ],
                     },
                 }
-                for name in CLUSTERS
+                for name, called in CLUSTERS.items()
             ],
         },
     }

@@ -1,13 +1,15 @@
-"""What the preset `envoy` takes for granted, on a real Envoy whose clusters are called as Contour calls them."""
+"""What the presets `envoy` and `envoy-gateway` take for granted, on a real Envoy with clusters called like theirs."""
 
 import asyncio
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from controller.core.model import Measurements, ServicePair
 from controller.core.slo import counts, fresh
 from controller.metrics.arms import Subject
+from controller.metrics.presets import PRESETS
 from controller.metrics.source import Prometheus
 from tests.metrics.conftest import Server
 from tests.metrics.subjects import latency_slo, seconds, subject
@@ -56,7 +58,7 @@ async def test_every_request_counts_once_and_what_failed_is_bad(
     sent = await asyncio.to_thread(send, envoy, *canary, *failing, "/shop/200/0")
     assert sent == [200] * 7 + [500, 503, 404, 504, 200]
     assert await asyncio.to_thread(send, envoy, "/refused/200/0", "/empty/200/0", "/empty/200/0") == [503] * 3
-    await asyncio.to_thread(server.wait_for, "sum(envoy_cluster_upstream_rq) == 15")
+    await asyncio.to_thread(server.wait_for, 'sum(envoy_cluster_upstream_rq{envoy_cluster_name=~"default_.*"}) == 15')
     await asyncio.to_thread(server.wait_for, 'envoy_cluster_upstream_rq_time_bucket{le="+Inf"} == 10')
 
     measured = await measure(prometheus, "shop-canary", "shop", since)
@@ -68,3 +70,15 @@ async def test_every_request_counts_once_and_what_failed_is_bad(
     nobody = await measure(prometheus, "empty", "refused", since)
     assert counts(nobody.arms["shop", "error-rate", "canary"], since) == (2, 2), "no endpoints"
     assert counts(nobody.arms["shop", "error-rate", "stable"], since) == (1, 1), "connection refused"
+
+
+async def test_the_clusters_of_envoy_gateway(envoy: tuple[str, str], prometheus: Prometheus, server: Server) -> None:
+    since = datetime.now(UTC)
+    await asyncio.sleep(1)
+    await asyncio.to_thread(send, envoy, *["/merged/200/0"] * 9, "/merged-canary/200/0", "/merged-canary/500/0")
+    await asyncio.to_thread(server.wait_for, 'sum(envoy_cluster_upstream_rq{envoy_cluster_name=~"service/.*"}) == 11')
+    one = replace(workload("merged-canary", "merged", since), source=PRESETS["envoy-gateway"])
+    [measured] = (await prometheus.measure([one], datetime.now(UTC))).values()
+    assert measured.problem == ""
+    assert counts(measured.arms["shop", "error-rate", "canary"], since) == (1, 2)
+    assert counts(measured.arms["shop", "error-rate", "stable"], since) == (0, 9)
