@@ -73,7 +73,9 @@ def judge(path: Path, document: dict[str, Any]) -> Policy | Finding:
     slow = next((slo.name for slo in policy.slos if slo.slower_than), "")
     if slow and not preset_of(policy.metrics).latency:
         said = f"spec.slos: {slow} has slowerThan, but {policy.metrics.preset} does not say how slow it was"
-        return Finding(False, where, f"{said}: take it out, or choose a source that has a histogram, see docs/metrics.md")
+        return Finding(
+            False, where, f"{said}: take it out, or choose a source that has a histogram, see docs/metrics.md"
+        )
     return policy
 
 
