@@ -25,7 +25,6 @@ from controller.core.model import (
 from controller.core.policy import ChangeType, Policy
 from controller.core.template import canary_name
 
-NAMESPACE = "lab"
 READY_AFTER = timedelta(seconds=5)
 ACCEPTED_AFTER = timedelta(seconds=1)
 _ROLLED_AT_ONCE = 4
@@ -65,6 +64,7 @@ class Cluster:
         kind: ChangeType,
         now: datetime,
         *,
+        namespace: str = "lab",
         name: str = "service",
         replicas: int = 10,
         stable: str = "stable",
@@ -75,10 +75,10 @@ class Cluster:
         self._policy, self._name, self._size, self._stable, self._new = policy, name, replicas, stable, new
         self._ready_after, self._accepted_after = ready_after, accepted_after
         self.change = Change(
-            NAMESPACE, "lab-1", "LAB-1", kind, "change", "1", deployments=(name,), finalizer=True, created_at=now
+            namespace, "lab-1", "LAB-1", kind, "change", "1", deployments=(name,), finalizer=True, created_at=now
         )
         self._pair = ServicePair(name, canary_name(name), (80,))
-        self._original = RouteOriginal("HTTPRoute", NAMESPACE, name, ([{"name": name}],))
+        self._original = RouteOriginal("HTTPRoute", namespace, name, ([{"name": name}],))
         self._revision, self._held, self._paused = new, Held.WAITING.value, True
         self._own = {stable: _Pods([now] * replicas)}
         self._canary: _Pods | None = None
@@ -164,7 +164,7 @@ class Cluster:
         mine = self._own.get(self._revision, _Pods())
         return Deployment(
             name=self._name,
-            namespace=NAMESPACE,
+            namespace=self.change.namespace,
             uid="deployment",
             resource_version="1",
             replicas=self._size,

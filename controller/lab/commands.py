@@ -1,7 +1,7 @@
 """What people type after `serin`: try a policy before it is trusted, and look a judgement over afterwards."""
 
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from controller.core.codec import FieldError, Ratio, decode, parse_duration
+from controller.core.codec import FieldError, Ratio, decode, parse_duration, parse_moment
 from controller.lab import LabError
 
 app = typer.Typer(
@@ -50,6 +50,18 @@ def duration(text: str | timedelta) -> timedelta:
         raise typer.BadParameter(f"{text!r}: write a duration, like 90s, 5m or 1h30m") from None
 
 
+def moment(text: str | datetime) -> datetime:
+    """A moment with a zone, or how long ago."""
+    if isinstance(text, datetime):
+        return text
+    for read in (parse_moment, lambda ago: datetime.now(UTC) - parse_duration(ago)):
+        try:
+            return read(text)
+        except (ValueError, OverflowError):
+            continue
+    raise typer.BadParameter(f"{text!r}: write a moment like 2026-11-23T08:00:00Z, or how long ago, like 6h or 7d")
+
+
 PolicyOption = Annotated[
     str,
     typer.Option(
@@ -66,6 +78,21 @@ StableErrors = Annotated[
 Scrape = Annotated[
     timedelta,
     typer.Option(parser=duration, metavar="DURATION", help="How often Prometheus scrapes.", show_default="15s"),
+]
+
+
+Deployment = Annotated[str | None, typer.Option(metavar="NAMESPACE/NAME", help="The Deployment, as Prometheus has it.")]
+Url = Annotated[str | None, typer.Option("--prometheus", metavar="URL", help="Address of Prometheus.")]
+Preset = Annotated[
+    str, typer.Option(help="Another source of metrics than the policy names.", show_default="that of the policy")
+]
+Service = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME:PORT",
+        help="The Service that the route names, where the source goes by Services.",
+        show_default="that of the Deployment's name, port 80",
+    ),
 ]
 
 
@@ -148,6 +175,81 @@ def simulate(
         drawn = picture.draw(played, judged_by, f"{about}\n{ending(played)}")
         _write(svg, drawn.encode())
         _write(png, picture.png(drawn) if png else b"")
+
+
+@app.command()
+def plan(
+    policy: PolicyOption,
+    rps: Annotated[float, typer.Option(min=0.0, max=1e6, help="Requests a second.")] = 50.0,
+    stable_errors: StableErrors = 0.001,
+    scrape: Scrape = timedelta(seconds=15),
+    deployment: Deployment = None,
+    prometheus: Url = None,
+    service: Service = "",
+    preset: Preset = "",
+) -> None:
+    """Say how long a change takes, the smallest regression that it catches, and what the policy cannot judge.
+
+    With --deployment and --prometheus the requests of the last 30 minutes are looked at, else those that --rps,
+    --stable-errors and --scrape suppose.
+    """
+    from controller.core import compare
+    from controller.lab.plan import seen, supposed, told
+    from controller.lab.policies import load, sourced
+    from controller.lab.recorded import Recorder, Workload
+
+    if (deployment is None) is not (prometheus is None):
+        raise typer.BadParameter("give both, or none", param_hint="--deployment, --prometheus")
+    kind, judged_by = load(policy)
+    judged_by, now = sourced(judged_by, preset), datetime.now(UTC)
+    if deployment and prometheus:
+        workload = Workload.of(deployment, service)
+        with Recorder(prometheus) as recorder:
+            measured = recorder.measure([workload.whole(judged_by, now - compare.HISTORY)], now)
+        today = seen(judged_by, workload.name, measured)
+        what = f"{deployment}, the {kind} policy"
+    else:
+        today, what = supposed(judged_by, rps, stable_errors, scrape), f"The {kind} policy"
+    typer.echo(f"{what}: {today.describe()}\n")
+    typer.echo("\n".join(told(judged_by, today, now)))
+
+
+@app.command()
+def backtest(
+    policy: PolicyOption,
+    prometheus: Annotated[str, typer.Option(metavar="URL", help="Address of Prometheus.")],
+    deployment: Annotated[
+        str, typer.Option(metavar="NAMESPACE/NAME", help="The Deployment whose roll-outs are looked for.")
+    ],
+    begin: Annotated[
+        datetime, typer.Option("--from", parser=moment, metavar="MOMENT", help="Roll-outs that began from here …")
+    ],
+    end: Annotated[
+        datetime | None,
+        typer.Option("--to", parser=moment, metavar="MOMENT", help="… until here.", show_default="now"),
+    ] = None,
+    preset: Preset = "",
+) -> None:
+    """Say what the policy would have decided about past roll-outs, and when, from what Prometheus has kept of them.
+
+    A roll-out is a ReplicaSet whose pods get requests while those of another one have them. Moments are
+    2026-11-23T08:00:00Z, or how long ago: 6h, 7d.
+    """
+    from controller.lab.backtest import backtest, rollouts, told
+    from controller.lab.policies import load, sourced
+    from controller.lab.recorded import Recorder, Workload
+
+    kind, judged_by = load(policy)
+    judged_by, until = sourced(judged_by, preset), end or datetime.now(UTC)
+    if begin >= until:
+        raise typer.BadParameter("write a moment before --to", param_hint="--from")
+    workload = Workload.of(deployment, "")
+    with Recorder(prometheus) as recorder:
+        found = rollouts(recorder, workload, judged_by, begin, until)
+        span = f"from {begin:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} UTC"
+        typer.echo(f"{deployment} {span}: {len(found)} roll-outs; the {kind} policy")
+        for rollout in found:
+            typer.echo("\n" + "\n".join(told(backtest(recorder, workload, judged_by, kind, rollout, until))))
 
 
 def _write(path: Path | None, content: bytes) -> None:

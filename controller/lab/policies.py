@@ -1,6 +1,7 @@
 """ChangePolicies in files, read and checked as the controller would check them."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,6 +101,13 @@ def load(given: str) -> tuple[ChangeType, Policy]:
     if isinstance(policy, Finding):
         raise _unusable(policy)
     return ChangeType(policies[0]["metadata"]["name"]), policy
+
+
+def sourced(policy: Policy, preset: str) -> Policy:
+    """The policy with its requests counted elsewhere; as it is without a `preset`. Raises LabError."""
+    if preset and preset not in PRESETS:
+        raise LabError(f"--preset is {preset!r}: write one of {', '.join(sorted(PRESETS))}")
+    return replace(policy, metrics=replace(policy.metrics, preset=preset, custom=None)) if preset else policy
 
 
 def _unusable(finding: Finding) -> LabError:
