@@ -179,6 +179,8 @@ def told(tried: Tried) -> Iterator[str]:
     yield f"  {'at':>8}  {'failed':>6}  verdict"
     for row in rows(tried.looks):
         yield f"  {row.at:%H:%M:%S}  {row.failed:>6.0f}  {row.verdict:<16}  {row.text}"
+        if row.at == tried.verdict_at:
+            break  # how it would have gone back is not in the record
     yield f"  {_ending(tried)}"
 
 

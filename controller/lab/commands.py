@@ -247,7 +247,7 @@ def backtest(
     with Recorder(prometheus) as recorder:
         found = rollouts(recorder, workload, judged_by, begin, until)
         span = f"from {begin:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} UTC"
-        typer.echo(f"{deployment} {span}: {len(found)} roll-outs; the {kind} policy")
+        typer.echo(f"{deployment} {span}: {len(found)} roll-out{'' if len(found) == 1 else 's'}; the {kind} policy")
         for rollout in found:
             typer.echo("\n" + "\n".join(told(backtest(recorder, workload, judged_by, kind, rollout, until))))
 

@@ -43,7 +43,7 @@ class Stretch:
 
     step: Step
     lasts: timedelta | None
-    """None: the policy holds it until there are more requests, and none come."""
+    """Absent where the policy holds it until there are more requests, and none come."""
     caught: float | None
 
 

@@ -135,7 +135,8 @@ def test_a_bad_rollout_would_have_gone_back(recorded: tuple[Server, datetime, da
     _, every = found.rollout.new.answered[-1]
     assert every.ratio == pytest.approx(0.2, abs=0.02)
     assert every.total == pytest.approx(60 * (ENDS - NEW_AT), rel=0.15)
-    *_, last = told(found)
+    *_, verdict, last = told(found)
+    assert "  WorseThanStable   errors-vs-stable: shop fails " in verdict
     assert "after its first requests: WorseThanStable; " in last
     assert last.endswith(" of them later.")
 
@@ -168,7 +169,7 @@ def test_as_people_type_it(recorded: tuple[Server, datetime, datetime], policy_f
     assert result.exit_code == 0, result.output
     first, _, heading, *_ = result.output.splitlines()
     assert first.startswith("default/shop from 20")
-    assert first.endswith(": 1 roll-outs; the standard policy")
+    assert first.endswith(": 1 roll-out; the standard policy")
     assert "UTC: shop-7f8b2-* beside shop-6d4c9-*" in heading
     for arguments, says in (
         (["--from", "1h", "--preset", "envoy"], "counts by Service, which all revisions share"),
