@@ -14,10 +14,12 @@ import json
 import ssl
 import threading
 import urllib.parse
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +32,7 @@ from testbed.process import Process
 from testbed.waiting import eventually
 from tests.e2e.hooks import Hooks
 
+HERE = Path(__file__).parent
 SIDE_BY_SIDE = 8
 BAKE = timedelta(seconds=3)
 POLICY: Mapping[str, Any] = {
@@ -102,8 +105,9 @@ class Serin:
 
     def __init__(self, bed: Bed, controller: Process, hooks: Hooks) -> None:
         self.bed, self.controller, self.hooks, self.api = bed, controller, hooks, Api(bed)
-        self.policy_lock = threading.Lock()
         self._policies: dict[str, Mapping[str, Any]] = {}
+        self._using: Counter[str] = Counter()
+        self._turn = threading.Condition()
         self._ids = itertools.count(1)
         self._names = itertools.count(1)
         self.loop = asyncio.new_event_loop()
@@ -124,12 +128,28 @@ class Serin:
         plain = test.removeprefix("test_").replace("_", "-").partition("[")[0]
         return f"{plain[:40].strip('-')}-{next(self._names)}"
 
-    def set_policy(self, wanted: Mapping[str, Any], kind: str = "standard") -> None:
-        """The policy `kind` from now on: POLICY with the fields of `wanted` instead."""
-        if self._policies.get(kind) != wanted:
-            manifest = stage.policy(kind, bakes=(BAKE, BAKE, BAKE), **{**POLICY, **wanted})
-            self.bed.apply(manifest)
-            self._policies[kind] = wanted
+    @contextmanager
+    def policy(self, wanted: Mapping[str, Any], kind: str = "standard") -> Iterator[None]:
+        """While the block runs, the policy `kind` is POLICY with the fields of `wanted` instead.
+
+        Those that want the same share it, the others wait. A change keeps the policy that it started with.
+        """
+        with self._turn:
+            self._turn.wait_for(lambda: not self._using[kind] or self._policies.get(kind) == wanted)
+            if self._policies.get(kind) != wanted:
+                self.bed.apply(stage.policy(kind, bakes=(BAKE, BAKE, BAKE), **{**POLICY, **wanted}))
+                self._policies[kind] = wanted
+            self._using[kind] += 1
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._using[kind] -= 1
+                self._turn.notify_all()
+
+    def forget_policies(self) -> None:
+        """Somebody else wrote them."""
+        self._policies.clear()
 
     def log_of(self, namespace: str) -> str:
         """The controller's lines about a namespace."""
@@ -154,11 +174,15 @@ class Played(stage.App):
     def start(self, version: str, *, policy: Mapping[str, Any] | None = None, user: str = "alice", **more: Any) -> str:
         """Apply `version` under a new change ID and a policy of this test's own; returns the ID when it has started."""
         change = self.serin.change_id()
-        with self.serin.policy_lock:
-            self.serin.set_policy(policy or {})
+        with self.serin.policy(policy or {}):
             self.change(version, change, user=user, **more)
-            self.wait(change, "Progressing", "Promoting", "RollingBack", *stage.TERMINAL, within=timedelta(seconds=30))
+            self.started(change)
         return change
+
+    def started(self, change: str) -> dict[str, Any]:
+        """Until it does not wait any more, and has its policy."""
+        under_way = ("Progressing", "Promoting", "RollingBack", *stage.TERMINAL)
+        return self.wait(change, *under_way, within=timedelta(seconds=30))
 
     @contextmanager
     def users(self, rps: float = 50) -> Iterator[Users]:
@@ -228,22 +252,30 @@ def serin(bed: Bed) -> Iterator[Serin]:
     controller = stage.controller(bed, "serin", port=stage.LISTEN_PORT, **lease, **hooks.settings)
     controller.start()
     serin = Serin(bed, controller, hooks)
-    serin.set_policy({"minRequests": 9})  # not the shipped one, whatever the first test asks for
-    for kind in ("normal", "emergency"):
-        serin.set_policy({"minRequests": 0}, kind)
+    for kind, least in (("standard", 9), ("normal", 0), ("emergency", 0)):  # not the shipped ones
+        with serin.policy({"minRequests": least}, kind):
+            pass
     yield serin
     serin.close()
     controller.stop()
     hooks.close()
 
 
-@pytest.fixture(scope="module")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that are alone come after those that run side by side: they wait for all of them."""
+    here = [i for i, item in enumerate(items) if item.path.parent == HERE]
+    ours = sorted((items[i] for i in here), key=lambda item: item.get_closest_marker("alone") is not None)
+    for i, item in zip(here, ours, strict=True):
+        items[i] = item
+
+
+@pytest.fixture(scope="session")
 def apps(request: pytest.FixtureRequest, serin: Serin) -> Iterator[Mapping[str, Played]]:
-    """The app of every test of the module that takes one, by node ID; those that are not alone are on their way."""
+    """The app of every test that takes one, by node ID; those that are not alone are on their way."""
     found = {}
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         for item in request.session.items:
-            if isinstance(item, pytest.Function) and item.path == request.path and "app" in item.fixturenames:
+            if isinstance(item, pytest.Function) and item.path.parent == HERE and "app" in item.fixturenames:
                 app = Played(serin, serin.namespace(item.name))
                 if item.get_closest_marker("alone") is None:
                     app.run = pool.submit(_play, item, app)

@@ -47,8 +47,7 @@ def test_a_group_of_a_canary_and_a_native_rollout_completes_together(app: Played
     worker = Played(app.serin, app.namespace, "worker", replicas=2, routed=False)
     begin(worker)
     change = app.serin.change_id()
-    with app.users(rps=20), app.serin.policy_lock:
-        app.serin.set_policy({"minRequests": 8})
+    with app.users(rps=20), app.serin.policy({}):
         app.apply(*(a.deployment("v2", change, kind="standard") for a in (app, worker)), user="alice")
         app.wait(change, "Progressing", within=timedelta(seconds=30))
         assert len(app.pods("v2")) < len(app.pods("v1")), "the native one waits for the canary's steps"
@@ -63,7 +62,9 @@ def test_a_native_rollout_that_crashes_once_it_was_ready_is_undone(app: Played) 
     worker = Played(app.serin, app.namespace, "worker", replicas=2, routed=False)
     begin(worker)
     change = app.serin.change_id()
-    worker.change("v2", change, CRASH_AFTER="4s")
+    with app.serin.policy({}):
+        worker.change("v2", change, CRASH_AFTER="4s")
+        worker.started(change)
     done = worker.wait(change, "RolledBack", within=LONG)
     assert done["cause"] in ("CrashLoop", "Restarts", "NotReady")
     eventually(lambda: ready_pods(worker) == 2, within=timedelta(seconds=30))

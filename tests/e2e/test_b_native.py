@@ -72,9 +72,11 @@ def natives(serin: Serin) -> dict[str, Scene]:
         for name in REASONS
     }
     begin(*apps.values())
-    serin.set_policy({})
-    for number, app in enumerate(apps.values(), 1):
-        app.change("v2", f"CHG-20261101-{number:03d}")
+    with serin.policy({}):
+        for number, app in enumerate(apps.values(), 1):
+            app.change("v2", f"CHG-20261101-{number:03d}")
+        for number, app in enumerate(apps.values(), 1):
+            app.started(f"CHG-20261101-{number:03d}")
     return apps
 
 
@@ -116,8 +118,10 @@ def ready_pods(app: Scene) -> int:
 def test_a_crash_looping_native_change_is_undone_with_pods_ready_throughout(undone: dict[str, Scene]) -> None:
     app = undone["rolling"]
     stable = {rs["metadata"]["uid"] for rs in replica_sets(app)}
-    app.change("v2", "CHG-20261102-001", CRASH_AT_START="true")
-    undone["recreate"].change("v2", "CHG-20261102-002", CRASH_AFTER="500ms")
+    with app.serin.policy({}):
+        app.change("v2", "CHG-20261102-001", CRASH_AT_START="true")
+        undone["recreate"].change("v2", "CHG-20261102-002", CRASH_AFTER="500ms")
+        app.started("CHG-20261102-001")
     ready, deadline = [], time.monotonic() + 60
     while app.status("CHG-20261102-001").get("phase") not in ("RolledBack", "Completed"):
         ready.append(ready_pods(app))

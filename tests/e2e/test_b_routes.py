@@ -136,8 +136,7 @@ def test_a_route_of_another_namespace_needs_a_grant_and_is_left_alone_without(ap
         },
     }
     with app.users(rps=20) as users:
-        with app.serin.policy_lock:
-            app.serin.set_policy({})
+        with app.serin.policy({}):
             app.apply(grant)
             app.wait(change, "Progressing", within=timedelta(seconds=70))
         seen: set[tuple[tuple[str, int], ...]] = set()

@@ -197,8 +197,9 @@ def test_a_foreign_service_with_the_canarys_name_holds_the_change_until_it_is_go
     app.apply(taken)
     uid = (app.read("api/v1", "services", "shop-canary") or {})["metadata"]["uid"]
     change = app.serin.change_id()
-    app.change("v2", change)
-    status = app.wait(change, "Waiting", reason="NameTaken")
+    with app.serin.policy({}):
+        app.change("v2", change)
+        status = app.wait(change, "Waiting", reason="NameTaken")
     assert "Service shop-canary" in status["message"]
     app.told("ChangeRequest", "NameTaken")
     app.told("Deployment", "NameTaken")
@@ -208,8 +209,10 @@ def test_a_foreign_service_with_the_canarys_name_holds_the_change_until_it_is_go
     assert app.pods("v2") == {}
     found = app.read("api/v1", "services", "shop-canary") or {}
     assert (found["metadata"]["uid"], found["spec"]["selector"]) == (uid, {"app": "someone-else"})
-    app.bed.kubectl("delete", "service", "shop-canary", "-n", app.namespace)
     with app.users(rps=20):
+        with app.serin.policy({}):
+            app.bed.kubectl("delete", "service", "shop-canary", "-n", app.namespace)
+            app.started(change)
         app.wait(change, "Completed")
 
 
@@ -225,8 +228,7 @@ def test_a_foreign_network_policy_with_the_copys_name_is_left_alone(app: Played)
                 "spec": {"podSelector": labels, "policyTypes": ["Ingress"], "ingress": [{}]},
             }
         )
-    change = app.serin.change_id()
-    app.change("v2", change)
+    change = app.start("v2")
     status = app.wait(change, "Progressing", reason="NameTaken")
     assert "NetworkPolicy shop-allow-canary" in status["message"]
     seen = set()

@@ -49,9 +49,10 @@ def scenes(serin: Serin) -> dict[str, Scene]:
         for name, script in scripts.items()
     }
     begin(*apps.values())
-    serin.set_policy({})
-    for number, app in enumerate(apps.values(), 1):
-        app.change("v2", change_of(number))
+    with serin.policy({}):
+        for number, app in enumerate(apps.values(), 1):
+            app.change("v2", change_of(number))
+        apps["good"].started(change_of(1))
     return apps
 
 

@@ -146,8 +146,9 @@ def test_a_fifth_of_the_requests_failing_is_taken_back(app: Played) -> None:
     app.told("Deployment", "ErrorRate")
     # The same template again, under another ID: held. With the annotation that says so knowingly: it runs.
     again = app.serin.change_id()
-    app.change("v2", again, ERROR_RATIO="0.2")
-    waiting = app.wait(again, "Waiting", reason="RejectedRevision", within=QUICK)
+    with app.serin.policy({}):
+        app.change("v2", again, ERROR_RATIO="0.2")
+        waiting = app.wait(again, "Waiting", reason="RejectedRevision", within=QUICK)
     assert change in waiting["message"]
     assert app.pods().keys() == stable.keys()
     app.bed.kubectl("annotate", "deployment/shop", "-n", app.namespace, f"serin.dev/retry={change}", user="alice")
@@ -197,10 +198,10 @@ def test_memory_that_ran_out_is_a_failing_health_check(app: Played) -> None:
     change = app.serin.change_id()
     manifest = app.deployment("v2", change, kind="standard")
     manifest["spec"]["template"]["metadata"]["annotations"] = {"testbed.serin.dev/oom-after": "2s"}
-    with app.serin.policy_lock:
-        app.serin.set_policy({})
+    with app.serin.policy({}):
         app.apply(manifest, user="alice")
-        done = app.wait(change, "RolledBack", within=LONG)
+        app.started(change)
+    done = app.wait(change, "RolledBack", within=LONG)
     back_at_stable(app, stable, before)
     assert done["cause"] == "OOMKilled"
 
@@ -246,10 +247,9 @@ def test_a_roll_is_stopped_and_undone_without_a_failed_request(
     manifest["spec"].update(shape)
     rule = f"{app.namespace}-now"
     with app.users(100) as users:
-        with app.serin.policy_lock:
-            app.serin.set_policy({})
+        with app.serin.policy({}):
             app.apply(manifest, user="alice")
-            app.wait(change, "Progressing", within=QUICK)
+            app.started(change)
         try:
             app.wait(change, "Promoting", within=LONG)
             labels = {"severity": "P0", "namespace": app.namespace}
@@ -280,10 +280,10 @@ def test_restore_puts_the_stable_template_back_and_the_next_apply_is_an_ordinary
     manifest["spec"]["template"]["spec"]["priorityClassName"] = ""
     manifest["spec"]["template"]["spec"]["hostname"] = "only-in-v2"
     change = manifest["metadata"]["labels"]["serin.dev/change"]
-    with app.serin.policy_lock:
-        app.serin.set_policy({"onRollback": "restore"})
+    with app.serin.policy({"onRollback": "restore"}):
         app.apply(manifest, user="alice")
-        done = app.wait(change, "RolledBack", within=LONG)
+        app.started(change)
+    done = app.wait(change, "RolledBack", within=LONG)
     assert done["cause"] in ("CrashLoop", "Restarts")
     live = app.live()
     assert (image(app), held(app), bool(live["spec"].get("paused"))) == ("shop:v1", "", False)
@@ -309,10 +309,11 @@ def test_a_new_template_is_refused_while_a_change_runs_but_for_an_emergency(app:
         app.change("v3", app.serin.change_id())
     assert image(app) == "shop:v2"
     emergency = app.serin.change_id()
-    app.change("v4", emergency, kind="emergency", user="admin")
-    ended = app.wait(change, "Superseded", within=LONG)
-    assert ended["cause"] == "Superseded"
-    started = app.wait(emergency, "Progressing", within=QUICK)
+    with app.serin.policy({"minRequests": 0}, "emergency"):
+        app.change("v4", emergency, kind="emergency", user="admin")
+        ended = app.wait(change, "Superseded", within=LONG)
+        assert ended["cause"] == "Superseded"
+        started = app.wait(emergency, "Progressing", within=QUICK)
     assert started["targets"][0]["name"] == "shop"
     app.wait(emergency, "Completed", within=LONG)
     assert app.leftovers() == []
@@ -337,8 +338,9 @@ def test_an_amendment_before_the_start_stays_the_same_change(app: Played) -> Non
     change = app.serin.change_id()
     app.change("v2", change, kind="normal")
     before = app.wait(change, "Waiting", reason="AwaitingApproval", within=QUICK)
-    app.change("v3", change, kind="standard")
-    started = app.wait(change, "Progressing", within=QUICK)
+    with app.serin.policy({}):
+        app.change("v3", change, kind="standard")
+        started = app.wait(change, "Progressing", within=QUICK)
     assert started["targets"][0]["revision"] != before["targets"][0]["revision"]
     eventually(lambda: app.pods("v3"), within=QUICK)
     assert app.pods("v2") == {}

@@ -51,7 +51,9 @@ def test_all_of_a_change_that_goes_back_is_heard(app: Played) -> None:
 
 
 def test_the_pager_of_the_cto_acknowledges_an_emergency_and_hears_of_nothing_else(app: Played) -> None:
-    change = ask(app, "v2", "emergency")
+    with app.serin.policy({"minRequests": 0}, "emergency"):
+        change = ask(app, "v2", "emergency")
+        app.started(change)
     notified = eventually(lambda: app.status(change).get("notifiedAt"), within=QUICK)
     declared = app.status(change)["told"][0]
     assert declared["kind"] == "dev.serin.emergency.declared"

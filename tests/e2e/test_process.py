@@ -130,9 +130,9 @@ def test_a_denied_change_never_reaches_a_user(app: Played) -> None:
 def test_an_emergency_starts_on_a_declaration_and_is_approved_afterwards(app: Played) -> None:
     with pytest.raises(BedError, match="declare"):
         ask(app, "v2", "emergency", user="mallory")
-    with app.serin.policy_lock:
+    with app.serin.policy({"minRequests": 0}, "emergency"):
         change = ask(app, "v2", "emergency")
-        app.wait(change, "Progressing", within=QUICK)
+        app.started(change)
     done = app.wait(change, "Completed", within=LONG)
     assert done["approval"] == "declared; approval follows"
     refused(app, "bob", "approve", change)
@@ -143,11 +143,9 @@ def test_an_emergency_starts_on_a_declaration_and_is_approved_afterwards(app: Pl
 
 
 def test_an_emergency_that_is_denied_afterwards_stands_until_it_is_taken_back(app: Played) -> None:
-    with app.serin.policy_lock:
-        app.serin.set_policy({"minRequests": 0, "steps": HOURS}, kind="emergency")
+    with app.serin.policy({"minRequests": 0, "steps": HOURS}, "emergency"):
         change = ask(app, "v2", "emergency")
-        app.wait(change, "Progressing", within=QUICK)
-        app.serin.set_policy({"minRequests": 0}, kind="emergency")
+        app.started(change)
     does(app, "cto", "deny", change, "--reason", "the fix is worse")
     app.wait(change, "Progressing", reason="ApprovalDenied", within=QUICK)
     does(app, "alice", "rollback", change, "--reason", "as the cto says")

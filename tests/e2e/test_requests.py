@@ -48,15 +48,15 @@ def test_auto_numbers_each_template_and_nothing_else(app: Played) -> None:
     time.sleep(2)
     assert changes(app) == {}, "adopting makes no change"
     assert app.pods().keys() == stable.keys(), "and restarts nothing"
-    with app.serin.policy_lock:
-        app.serin.set_policy(NOBODY)
+    with app.serin.policy(NOBODY):
         app.bed.kubectl("set", "image", "deployment/shop", "shop=shop:v2", "-n", app.namespace, user="alice")
         (first,) = eventually(lambda: changes(app), within=QUICK)
         app.wait(first.upper(), "Progressing", within=QUICK)
     app.wait(first.upper(), "Completed", within=LONG)
-    app.bed.kubectl("rollout", "restart", "deployment/shop", "-n", app.namespace, user="alice")
-    second = eventually(lambda: next((n for n in changes(app) if n != first), ""), within=QUICK)
-    done = app.wait(second.upper(), "Progressing", within=QUICK)
+    with app.serin.policy(NOBODY):
+        app.bed.kubectl("rollout", "restart", "deployment/shop", "-n", app.namespace, user="alice")
+        second = eventually(lambda: next((n for n in changes(app) if n != first), ""), within=QUICK)
+        done = app.wait(second.upper(), "Progressing", within=QUICK)
     assert second > first
     assert changes(app)[second]["spec"]["changeId"] == second.upper()
     assert done["targets"][0]["name"] == "shop"
@@ -71,8 +71,7 @@ def test_a_group_steps_together_and_one_breach_takes_all_back(app: Played) -> No
     stable = app.pods()
     change = app.serin.change_id()
     bad = cart.deployment("v2", change, kind="standard", CRASH_AFTER="3s")
-    with app.serin.policy_lock:
-        app.serin.set_policy(SLOW)
+    with app.serin.policy(SLOW):
         app.apply(app.deployment("v2", change, kind="standard"), bad, user="alice")
         app.wait(change, "Progressing", within=QUICK)
     done = app.wait(change, "RolledBack", within=LONG)
@@ -92,8 +91,9 @@ def test_a_form_that_was_written_beforehand_keeps_what_people_wrote(app: Played)
     spec = {"changeId": change, "type": "standard", **form}
     app.bed.apply({"apiVersion": "serin.dev/v1alpha1", "kind": "ChangeRequest", "metadata": meta, "spec": spec})
     said = {"serin.dev/description": "as alice says", "serin.dev/priority": "p1"}
-    app.apply(app.deployment("v2", change, kind="standard", annotations=said), user="alice")
-    done = app.wait(change, "Progressing", within=QUICK)
+    with app.serin.policy({}):
+        app.apply(app.deployment("v2", change, kind="standard", annotations=said), user="alice")
+        done = app.wait(change, "Progressing", within=QUICK)
     found = changes(app)[change.lower()]["spec"]
     assert {key: found[key] for key in form} == form
     assert (found["priority"], list(found["fromAnnotations"])) == ("P1", ["priority"])
@@ -105,12 +105,10 @@ def test_a_form_that_was_written_beforehand_keeps_what_people_wrote(app: Played)
     assert "alice" in done["requesters"], "who applied the template asked for it, too"
 
 
-@pytest.mark.alone
 def test_what_is_outside_the_scope_waits_until_it_is_asked_for_otherwise(app: Played) -> None:
     stable = app.pods()
     scope = {"images": "none", "env": ["VERSION", "LOG_LEVEL"]}
-    app.serin.set_policy({"scope": scope, "form": {"required": ["description", "impact.risk"]}})
-    try:
+    with app.serin.policy({"scope": scope, "form": {"required": ["description", "impact.risk"]}}):
         change = app.serin.change_id()
         app.apply(app.deployment("v2", change, kind="standard"), user="alice")
         asked = app.wait(change, "Waiting", reason="FormIncomplete", within=QUICK)
@@ -126,8 +124,6 @@ def test_what_is_outside_the_scope_waits_until_it_is_asked_for_otherwise(app: Pl
         app.wait(change, "Waiting", reason="AwaitingApproval", within=QUICK)
         app.apply(app.deployment("v1", app.serin.change_id(), kind="standard"), user="alice")
         eventually(lambda: app.status(change)["phase"] == "Superseded", within=QUICK)
-    finally:
-        app.serin.set_policy({})
 
 
 # --- Wrongly ---
@@ -168,8 +164,10 @@ def test_a_malformed_request_is_held_and_named(
 def test_promql_in_an_annotation_is_text(app: Played) -> None:
     change = app.serin.change_id()
     text = 'x"} or vector(1) #{{ $labels }} \\'
-    app.apply(app.deployment("v2", change, kind="standard", annotations={"serin.dev/description": text}), user="alice")
-    app.wait(change, "Progressing", within=QUICK)
+    manifest = app.deployment("v2", change, kind="standard", annotations={"serin.dev/description": text})
+    with app.serin.policy({}):
+        app.apply(manifest, user="alice")
+        app.started(change)
     assert changes(app)[change.lower()]["spec"]["description"] == text
 
 
@@ -222,9 +220,9 @@ def test_a_policy_that_cannot_be_used_holds_and_one_that_goes_is_remembered(app:
         app.bed.apply(broken)
         assert "influx" in other.wait(change, "Waiting", reason="InvalidPolicy", within=QUICK)["message"]
     finally:
-        app.serin._policies.clear()
-        app.serin.set_policy({})
-    other.wait(change, "Progressing", within=QUICK)
+        app.serin.forget_policies()
+    with app.serin.policy({}):
+        other.wait(change, "Progressing", within=QUICK)
     assert app.wait(running, "Progressing", "Completed", within=LONG)["policy"]["steps"][0]["bake"] == "20s"
 
 
