@@ -100,6 +100,7 @@ def subjects_of(change: Change, state: State, now: datetime) -> Iterable[Subject
                 canary_pods=_canary_pods(state, target) if exposed else "",
                 stable_pods=f"{target.replica_set if state.stage is Stage.WATCH else target.stable_replica_set}-",
                 since=_since(state, target, policy, now),
+                profile=not exposed and policy.analysis.statistical is not Statistical.OFF,
             )
             yield subject
             if policy.log_errors:

@@ -40,6 +40,8 @@ class Subject:
     canary_pods: str
     stable_pods: str
     since: datetime
+    profile: bool = False
+    """How slow stable has been since then is wanted too."""
 
     @property
     def indistinguishable(self) -> bool:

@@ -5,15 +5,17 @@ are those of the data, and a sum is never differenced.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
+from controller.core.blocks import latency_edges
 from controller.core.change import Problem
 from controller.core.codec import format_duration
 from controller.core.samples import Arm
-from controller.metrics.arms import ARMS, Selection, Subject, fixed, quote
+from controller.metrics.arms import ARMS, STABLE, Selection, Subject, fixed, quote
 from controller.metrics.counters import (
     NO_SUCH_BUCKET,
     Counter,
@@ -32,6 +34,7 @@ LOOKBACK_MAX = timedelta(hours=1)
 LEAD = timedelta(seconds=90)
 """Samples are read from so much earlier than they are wanted: each series needs one before its first increment."""
 
+_MILLISECOND, _NOTHING = timedelta(milliseconds=1), timedelta()
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _INDISTINGUISHABLE = Problem(
     "IndistinguishablePods",
@@ -52,6 +55,7 @@ class Answers:
     requests: Answer
     latency: Answer = ()
     edges: Answer = ()
+    profile: Answer = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class Reading:
 
     arms: Mapping[tuple[str, str], Arm]
     problems: tuple[Problem, ...] = ()
+    profile: tuple[timedelta, ...] = ()
+    """Edges of buckets next to stable's p50, p90 and p99, of a subject that wants to know."""
 
 
 class Batch:
@@ -101,13 +107,35 @@ class Batch:
         labels = ",".join((*self._selection.names, "le"))
         return f"group by ({labels}) ({self._preset.latency}_bucket{{{self._selection.matchers()}}})"
 
+    def profile_query(self) -> str:
+        """How many requests each bucket had, of a classic histogram; empty when nobody wants to know."""
+        if not self._preset.latency or not any(subject.profile for subject in self._subjects):
+            return ""
+        labels = ",".join((*self._selection.names, "le"))
+        return (
+            f"sum by ({labels}) (increase({self._preset.latency}_bucket{{{self._selection.matchers()}}}{self._range}))"
+        )
+
     def read(self, answers: Answers) -> list[Reading]:
         """A Reading for each subject, in their order."""
         requests, latency, edges = map(self._split, (answers.requests, answers.latency, answers.edges))
+        profiles = map(self._profile, self._subjects, self._split(answers.profile))
         shared = self._preset.heartbeat_where is not None
         beats = self._shared(answers.heartbeat, requests) if shared else self._split(answers.heartbeat)
         of_each = zip(self._subjects, self._since, beats, requests, latency, edges, strict=True)
-        return [self._read(*of_subject) for of_subject in of_each]
+        readings = (self._read(*of_subject) for of_subject in of_each)
+        return [replace(reading, profile=profile) for reading, profile in zip(readings, profiles, strict=True)]
+
+    def _profile(self, subject: Subject, share: Share) -> tuple[timedelta, ...]:
+        if isinstance(share, Problem) or not subject.profile:
+            return ()
+        buckets: dict[float, float] = defaultdict(float)
+        for series in share[STABLE]:
+            edge = bucket_edge(series.labels)
+            # What a policy cannot say, to the millisecond, cannot be asked for later.
+            if edge is not None and (edge == math.inf or edge * self._preset.latency_unit % _MILLISECOND == _NOTHING):
+                buckets[edge] += series.points[-1][1] if series.points else 0.0
+        return tuple(edge * self._preset.latency_unit for edge in latency_edges(buckets))
 
     def _split(self, answer: Answer) -> Sequence[Share]:
         if isinstance(answer, Problem):

@@ -79,9 +79,10 @@ class Prometheus:
 
     async def _read(self, subjects: Sequence[Subject], now: datetime) -> list[tuple[Subject, Reading]]:
         batch = Batch(subjects, now)
-        queries = (batch.heartbeat_query(), batch.requests_query(), batch.latency_query()) if batch else ("", "", "")
-        heartbeat, requests_, latency = await asyncio.gather(*map(self._query, queries))
-        answers = Answers(heartbeat, requests_, latency)
+        asked = (batch.heartbeat_query, batch.requests_query, batch.latency_query, batch.profile_query)
+        queries = [query() if batch else "" for query in asked]
+        heartbeat, requests_, latency, profile = await asyncio.gather(*map(self._query, queries))
+        answers = Answers(heartbeat, requests_, latency, profile=profile)
         # In a thread: for a thousand changes it takes long enough to be missed by the event loop.
         readings = await asyncio.to_thread(batch.read, answers)
         if lacks_bucket(readings):
@@ -162,10 +163,13 @@ class _Findings:
         self._arms: dict[tuple[str, str, str], Arm] = {}
         self._incidents: list[Incident] = []
         self._problems: list[Problem] = []
+        self._profiles: dict[str, tuple[timedelta, ...]] = {}
 
     def add(self, subject: Subject, reading: Reading, alerts: list[Alert] | Problem) -> None:
         self._arms |= {(subject.target, rule, arm): samples for (rule, arm), samples in reading.arms.items()}
         self._problems += reading.problems
+        if reading.profile:
+            self._profiles[subject.target] = reading.profile
         if isinstance(alerts, Problem):
             self._problems.append(alerts)
         else:
@@ -175,7 +179,7 @@ class _Findings:
 
     def measurements(self, now: datetime) -> Measurements:
         problem = "; ".join(dict.fromkeys(map(str, self._problems)))
-        return Measurements(now, self._arms, tuple(self._incidents), problem)
+        return Measurements(now, self._arms, tuple(self._incidents), problem, self._profiles)
 
 
 class _RefusedError(Exception):

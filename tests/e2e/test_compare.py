@@ -1,5 +1,6 @@
 """The canary beside stable on a real gateway and a real Prometheus: the process's five minutes are not waited for."""
 
+import time
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ AS_THE_PROCESS_SAYS = {
     "errorRate": {"max": "1%", "window": "1m", "sustained": "5m"},
     "slos": [],
 }
+STEPS = [{"weight": weight, "bake": "60s"} for weight in (10, 50, 100)]
 
 
 def moment(status: dict[str, Any], phase: str) -> datetime:
@@ -25,7 +27,7 @@ def test_a_fifth_of_the_requests_failing_is_found_in_seconds(app: Played) -> Non
     with app.users(100) as users:
         change = app.start(
             "v2",
-            policy=AS_THE_PROCESS_SAYS | {"steps": [{"weight": w, "bake": "60s"} for w in (10, 50, 100)]},
+            policy=AS_THE_PROCESS_SAYS | {"steps": STEPS},
             ERROR_RATIO="0.2",
         )
         done = app.wait(change, "RolledBack", within=LONG)
@@ -49,3 +51,16 @@ def test_a_version_that_fails_as_often_as_stable_is_not_found_worse(app: Played)
         done = app.wait(change, "Completed", within=LONG)
     assert compared(done)["verdict"] in ("PASS", "INCONCLUSIVE")
     assert not any(c.get("failedAt") for c in done["comparisons"])
+
+
+def test_answers_that_are_slower_than_stables_are_found_though_no_objective_is_missed(app: Played) -> None:
+    with app.users(100) as users:
+        time.sleep(10)  # stable has a past
+        change = app.start("v2", policy=AS_THE_PROCESS_SAYS | {"steps": STEPS}, LATENCY="40ms")
+        done = app.wait(change, "RolledBack", within=LONG)
+        seen = users.stop()
+    assert done["cause"] == "WorseThanStable"
+    found = next(e for e in done["evidence"] if e["rule"] == "latency-vs-stable")
+    assert found["verdict"] == "FAIL"
+    assert "shop answers slower than" in found["message"]
+    assert seen.failed == 0

@@ -316,3 +316,35 @@ def test_log_lines_are_counted_by_level_whatever_its_case() -> None:
     (reading,) = batch.read(Answers(parse([matrix(pod, (0, 1), (20, 1))]), parse(lines)))
     (sample,) = reading.arms["log-errors", "canary"].samples
     assert (sample.bad, sample.total) == (7, 102)
+
+
+# --- How slow stable is ---
+
+
+def test_stables_own_buckets_say_where_a_slower_canary_would_show() -> None:
+    wanted = replace(subject(), profile=True)
+    batch = Batch([wanted, subject("cart")], NOW)
+    query = batch.profile_query()
+    promql_parser.parse(query)
+    assert query.startswith("sum by (envoy_cluster_name,le) (increase(envoy_cluster_upstream_rq_time_bucket{")
+    counted = {"0.5": 0, "1": 5, "5": 480, "10": 880, "25": 905, "50": 985, "100": 999, "+Inf": 1000}
+    profile = [
+        matrix({**cluster(arm), "le": le}, (60, count * (1 if arm == "stable" else 7)))
+        for arm in ("stable", "canary")
+        for le, count in counted.items()
+    ]
+    mine, other = batch.read(Answers(parse(HEARTBEATS), (), profile=parse(profile)))
+    assert mine.profile == tuple(timedelta(milliseconds=edge) for edge in (5, 25, 50)), "p50, p90 and p99"
+    assert other.profile == ()
+
+
+def test_nobody_is_asked_who_did_not_want_to_know() -> None:
+    assert Batch([subject()], NOW).profile_query() == ""
+
+
+def test_an_edge_below_a_millisecond_is_passed_over() -> None:
+    profile = [matrix({**cluster("stable"), "le": le}, (60, n)) for le, n in (("0.5", 99), ("1", 100), ("+Inf", 100))]
+    (reading,) = Batch([replace(subject(), profile=True)], NOW).read(
+        Answers(parse(HEARTBEATS), (), profile=parse(profile))
+    )
+    assert set(reading.profile) == {timedelta(milliseconds=1)}
