@@ -2,8 +2,8 @@
 
     uv run python -m benchmarks.time_to_safety [--quick]
 
-Real requests through a real Envoy to a workload of 10 pods, whose new version does something wrong. About 23 minutes;
-with --quick one rate and the fast policy alone, under 5.
+Real requests through a real Envoy to a workload of 10 pods, whose new version does something wrong. About 25 minutes;
+with --quick one rate and Serin as shipped alone, under 5.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from statistics import median
 from typing import Any
 
 from benchmarks.meter import (
@@ -38,16 +39,16 @@ RATES = (100, 300)
 PEERS_RATE = 150
 REPLICAS = 10
 SCRAPES = timedelta(seconds=2)
+SLOW_SCRAPES = (timedelta(seconds=15), timedelta(seconds=30))
 WARM_UP = timedelta(seconds=3)
 LAST_REQUESTS = timedelta(seconds=3)
 OUTAGE = timedelta(seconds=90)
 ABSENCE = timedelta(seconds=60)
 
-LITERAL, FAST = "standard", "normal"
-"""policies/standard.yaml as it is shipped says what the process says; the fast policy takes the other name."""
+SHIPPED, LIMITS = "standard", "normal"
+"""policies/standard.yaml as it is shipped, with shorter bakes; and its limits alone, without the comparison."""
 BAKE = timedelta(seconds=20)
-SUSTAINED = timedelta(seconds=10)
-ENDS = {FAST: timedelta(minutes=3), LITERAL: timedelta(minutes=9)}
+ENDS = {SHIPPED: timedelta(minutes=7), LIMITS: timedelta(minutes=9)}
 """No case may take longer."""
 
 
@@ -113,16 +114,14 @@ class Outcome:
 class Stage:
     """Serin on a bed, and workloads that change one after the other."""
 
-    def __init__(self, bed: Bed) -> None:
+    def __init__(self, bed: Bed, bake: timedelta = BAKE) -> None:
         self.bed = bed
         stage.install(bed)
         bed.apply(
+            stage.policy(SHIPPED, bakes=[bake] * 3),
             stage.policy(
-                FAST,
-                bakes=[BAKE] * 3,
-                approval={"required": 0},
-                errorRate={"max": "1%", "window": "10s", "sustained": f"{SUSTAINED.total_seconds():.0f}s"},
-            )
+                LIMITS, bakes=[timedelta(minutes=5)] * 3, approval={"required": 0}, analysis={"statistical": "off"}
+            ),
         )
         self.controller: Process = stage.controller(bed, SERIN_MEASURE_INTERVAL="5s")  # as the product does it
         self.controller.start()
@@ -137,7 +136,7 @@ class Stage:
         return app
 
     async def play(
-        self, app: stage.App, fault: Fault, rate: int, kind: str = FAST, absence: "Absence | None" = None
+        self, app: stage.App, fault: Fault, rate: int, kind: str = SHIPPED, absence: "Absence | None" = None
     ) -> Outcome:
         """One change from apply to end under `rate` requests a second. Raises BedError when it does not end."""
         number = next(self._numbers)
@@ -222,37 +221,40 @@ class Absence:
 # --- What is played and printed ---
 
 
-async def fast_faults(on: Stage, app: stage.App, rates: Sequence[int]) -> list[Outcome]:
-    heading("Fast policy: more than 1 % over 10 s, for 10 s")
+async def faults(on: Stage, app: stage.App, rates: Sequence[int]) -> list[Outcome]:
+    heading("As shipped (policies/standard.yaml): compared with stable, and the limits of the process")
     _outcome_header()
     outcomes = []
     for rate in rates:
         # At the peers' rate only what they were measured with.
-        faults = FAULTS if rate in RATES or len(rates) == 1 else (ERRORS, CRASH_LOOP, CRASH, NO_IMAGE)
-        for fault in faults:
+        played = FAULTS if rate in RATES or len(rates) == 1 else (ERRORS, CRASH_LOOP, CRASH, NO_IMAGE)
+        for fault in played:
             outcomes.append(await on.play(app, fault, rate))
             _outcome_row(outcomes[-1])
     by_stable = sum(o.users.failed_by_version.get(o.stable, 0) for o in outcomes)
     latest = max(o.after_verdict for o in outcomes if o.after_verdict is not None)
     say(f"\nIn all of these {by_stable} requests failed at stable. The last request that a canary got was sent at most")
     say(f"{milliseconds(max(latest, timedelta()))} after the verdict.")
+    found = [o.exposed.total_seconds() for o in outcomes if "ERROR_RATIO" in o.fault.environment and o.exposed]
+    usual, most = median(found), max(found)
+    say(f"With errors, the canary's last request came {usual:.1f} s after its first (p50), {most:.1f} s at most.")
     return outcomes
 
 
-async def literal(on: Stage, fast: Sequence[Outcome]) -> None:
-    heading("The process word for word: more than 1 % over 1 min, for 5 min (policies/standard.yaml as shipped)")
+async def limits_alone(on: Stage, shipped: Sequence[Outcome]) -> None:
+    heading("The limits of the process alone: more than 1 % over 1 min, for 5 min (analysis.statistical: off)")
     say("Both rates at the same time, on two workloads.\n")
     _outcome_header()
-    apps = [on.app(f"literal-{rate}") for rate in RATES]
-    played = [on.play(app, ERRORS, rate, LITERAL) for app, rate in zip(apps, RATES, strict=True)]
+    apps = [on.app(f"limits-{rate}") for rate in RATES]
+    played = [on.play(app, ERRORS, rate, LIMITS) for app, rate in zip(apps, RATES, strict=True)]
     baking = asyncio.create_task(_baking(on))
     outcomes = await asyncio.gather(*played)
     for slow in outcomes:
         _outcome_row(slow)
     for slow in outcomes:
-        quick = next(o for o in fast if (o.fault, o.rate) == (slow.fault, slow.rate))
+        quick = next(o for o in shipped if (o.fault, o.rate) == (slow.fault, slow.rate))
         say(
-            f"\nAt {slow.rate}/s the fast policy let {quick.users.failed} requests fail, the literal one"
+            f"\nAt {slow.rate}/s the policy as shipped let {quick.users.failed} requests fail, its limits alone"
             f" {slow.users.failed}: {quick.users.failed / slow.users.failed:.3f} times as many, in this run."
         )
     used = await baking
@@ -321,6 +323,18 @@ def _outcome_row(o: Outcome) -> None:
     )  # fmt: skip
 
 
+async def slowly_scraped(every: timedelta) -> None:
+    heading(f"As shipped, scraped every {every.total_seconds():.0f} s")
+    with Bed(Options(scrape_interval=every)) as bed:
+        on = Stage(bed, bake=timedelta(minutes=5))
+        app = on.app("shop")
+        await asyncio.sleep(2 * every.total_seconds())  # stable has a past
+        _outcome_header()
+        for rate in RATES:
+            _outcome_row(await on.play(app, ERRORS, rate))
+        on.controller.stop()
+
+
 async def run(*, quick: bool) -> None:
     began = datetime.now(UTC)
     say("# Time to safety\n")
@@ -331,23 +345,23 @@ async def run(*, quick: bool) -> None:
         say(f"- {REPLICAS} replicas, steps 10/50/100, Prometheus scrapes every 2 s, Serin measures every 5 s (default)")
         say("- users' requests evenly spaced, the faulty share of the answers exact: there is no seed")
         if quick:
-            await fast_faults(on, app, [PEERS_RATE])
+            await faults(on, app, [PEERS_RATE])
         else:
             await healthy(on, app)
             await prometheus_away(on, app)
             await controller_away(on, app)
-            fast = await fast_faults(on, app, [*RATES, PEERS_RATE])
-            await literal(on, fast)
+            shipped = await faults(on, app, [*RATES, PEERS_RATE])
+            await limits_alone(on, shipped)
         on.controller.stop()
+    for every in () if quick else SLOW_SCRAPES:
+        await slowly_scraped(every)
     took = datetime.now(UTC) - began
     say(f"\nIt took {took / timedelta(minutes=1):.1f} min; load average {os.getloadavg()[0]:.1f} after the last case.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help=f"the fast policy at {PEERS_RATE}/s alone: under 5 minutes"
-    )
+    parser.add_argument("--quick", action="store_true", help=f"as shipped, at {PEERS_RATE}/s alone: under 5 minutes")
     arguments = parser.parse_args()
     namespace.enter()
     asyncio.run(run(quick=arguments.quick))
