@@ -19,10 +19,12 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from controller.core import compare
 from controller.core.change import printable
 from controller.core.codec import JSON
 from controller.core.model import Change, Evidence, Observation, Phase, Ruling, State, Verdict
 from controller.core.notices import overdue
+from controller.core.sequential import mean_e_value
 from controller.settings import LogFormat, LogLevel
 
 TEXT_MAX = 2000
@@ -107,6 +109,8 @@ class _Changes(Collector):
         ratio_max = gauge("measured_ratio_max", "Share of bad requests above which a rule is broken.", "rule")
         breach = gauge("breach_seconds", "How long a limit has been exceeded, on the data's clock.", "target", "rule")
         breach_max = gauge("breach_seconds_max", "How long until the change is rolled back.", "rule")
+        e_value = gauge("evidence", "Against the canary, compared with stable; 1 or less is none.", "target", "rule")
+        e_value_max = gauge("evidence_max", "The evidence at which the change is rolled back.", "rule")
         stuck = gauge("change_cannot_go_back", "Always 1; evidence is against a change that is forwardOnly.")
         late = gauge("deadline_overdue", "Always 1; the label says which deadline of people is missed.", "deadline")
         for key, seen in list(self.known.items()):
@@ -139,7 +143,12 @@ class _Changes(Collector):
                 breach_max.add_metric((*names, rule.name), rule.sustained.total_seconds())
             for b in state.breaches:
                 breach.add_metric((*names, b.target, b.rule), b.bad_for.total_seconds())
-        yield from (phase, reason, step, desired, actual, ratio, ratio_max, breach, breach_max, stuck, late)
+            for c in state.comparisons:
+                e_value.add_metric((*names, c.target, c.rule), mean_e_value(c.monitors))
+                if state.policy:
+                    e_value_max.add_metric((*names, c.rule), compare.terms(state.policy, c.rule).e_value_max)
+        yield from (phase, reason, step, desired, actual, ratio, ratio_max, breach, breach_max)
+        yield from (e_value, e_value_max, stuck, late)
 
 
 # --- What the reconciler calls ---
@@ -206,7 +215,7 @@ class Telemetry:
             change,
             after,
             _weights(observation),
-            {} if after.phase.terminal else _ratios(observation),
+            {} if after.phase.terminal else _ratios(after, observation),
             overdue(after, policy, self._now()) if policy else (),
         )
         if _gist(before) == _gist(after):
@@ -335,8 +344,10 @@ def _weights(observation: Observation) -> dict[str, int]:
     return found
 
 
-def _ratios(observation: Observation) -> dict[tuple[str, str, str], float]:
+def _ratios(state: State, observation: Observation) -> dict[tuple[str, str, str], float]:
     """Of the newest sample that has requests, of each rule and arm."""
     arms = observation.measurements.arms if observation.measurements else {}
-    newest = {key: next((s for s in reversed(arm.samples) if s.total), None) for key, arm in arms.items()}
+    compared = {question.name for target in state.targets for question in compare.questions(state, target.name)}
+    kept = {key: arm for key, arm in arms.items() if key[1] not in compared}
+    newest = {key: next((s for s in reversed(arm.samples) if s.total), None) for key, arm in kept.items()}
     return {key: sample.bad / sample.total for key, sample in newest.items() if sample}

@@ -16,6 +16,7 @@ import structlog
 from controller.core.codec import Ratio
 from controller.core.model import (
     Change,
+    Comparison,
     Evidence,
     Measurements,
     Observation,
@@ -32,6 +33,7 @@ from controller.core.model import (
 from controller.core.notices import DECLARED
 from controller.core.policy import Approval, ChangeType, Policy, Slo, Step, When
 from controller.core.samples import Arm, Sample
+from controller.core.sequential import Monitor
 from controller.core.slo import Breach
 from controller.settings import LogFormat, LogLevel
 from controller.telemetry import ENDED_KEPT, Telemetry, configure_logs
@@ -252,6 +254,14 @@ def test_ratios_and_breaches_are_of_the_newest_data(telemetry: Telemetry) -> Non
         "target=shop,rule=error-rate,arm=stable": 0,
     }
     assert series(telemetry, "serin_breach_seconds") == {"target=shop,rule=error-rate": 90}
+
+
+def test_evidence_is_shown_beside_what_it_takes(telemetry: Telemetry) -> None:
+    compared = Comparison("errors-vs-stable", "shop", (Monitor(NOW, capital=(20.0, 2.0), rest=0.5),))
+    state = replace(RUNNING, comparisons=(compared,), policy=Policy((Step(100, timedelta()),)))
+    telemetry.decision(CHANGE, State(), state, observe(50))
+    assert series(telemetry, "serin_evidence") == {"target=shop,rule=errors-vs-stable": 22.5}
+    assert series(telemetry, "serin_evidence_max") == {"rule=errors-vs-stable": pytest.approx(142.857, rel=1e-4)}
 
 
 def test_limits_are_those_of_the_changes_own_policy_while_it_runs(telemetry: Telemetry) -> None:

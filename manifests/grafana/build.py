@@ -206,6 +206,18 @@ def rows() -> list[tuple[int, list[Panel]]]:
                     defaults={"min": 0},
                     overrides=dashed("/ limit$/"),
                 ),
+                panel(
+                    "timeseries",
+                    "Evidence",
+                    "Against the canary, compared with stable: 1 is none. At the dashed line it goes back.",
+                    (
+                        f"max by (namespace, change, target, rule) (serin_evidence{{{CHANGE}}})",
+                        "{{change}} {{target}} {{rule}}",
+                    ),
+                    (f"max by (namespace, change, rule) (serin_evidence_max{{{CHANGE}}})", "{{change}} {{rule}} limit"),
+                    defaults={"custom": {"scaleDistribution": {"type": "log", "log": 10}}},
+                    overrides=dashed("/ limit$/"),
+                ),
             ],
         ),
         (
