@@ -5,7 +5,7 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 RUN := $(UV) run --no-sync
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench lint synced ready
+.PHONY: help demo test check fix bench lint synced ready test-e2e test-rest
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
@@ -14,7 +14,13 @@ demo: ready ## three changes on a real cluster made of processes: one completes,
 	@$(RUN) serin-testbed demo
 
 test: lint ready ## everything: what check does, and admission and end-to-end tests on real clusters
-	$(RUN) pytest
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line test-e2e test-rest
+
+test-e2e: # mostly it waits: for bakes, time-outs, scrapes
+	$(RUN) pytest tests/e2e
+
+test-rest:
+	$(RUN) pytest --ignore=tests/e2e
 
 check: lint ## lint, types, import contract and the tests that need no cluster: about five minutes
 	$(RUN) pytest -q tests/core tests/traffic tests/simulation tests/test_docs.py tests/test_policies.py tests/test_workqueue.py
