@@ -78,15 +78,17 @@ def monitored(serin: Serin) -> Iterator[Process]:
     standby.stop()
 
 
+@pytest.mark.alone
 def test_every_panel_shows_a_change_that_completes_and_one_that_comes_back(app: Played) -> None:
     since = time.time()
+    compared = {"analysis": {"statistical": "on"}}
     with app.users(60):
-        good = app.start("v2")
+        good = app.start("v2", policy=compared)
         app.wait(good, "Completed", within=timedelta(seconds=90))
-        bad = app.start("v3", ERROR_RATIO="0.3")
-        app.wait(bad, "RolledBack", within=timedelta(seconds=90))
+        bad = app.start("v3", policy=compared, ERROR_RATIO="0.3")
+        cause = app.wait(bad, "RolledBack", within=timedelta(seconds=90))["cause"]
     bed = app.bed
-    eventually(lambda: firing(bed, "SerinRolledBack", change=bad, reason="ErrorRate"), within=timedelta(seconds=10))
+    eventually(lambda: firing(bed, "SerinRolledBack", change=bad, reason=cause), within=timedelta(seconds=10))
     assert not firing(bed, "SerinRolledBack", change=good)
     empty = [
         (panel["title"], target["refId"])
