@@ -112,12 +112,13 @@ def extend(
         monitors.append(monitor)
         if its.severe is not None:
             burnt_at = burnt_at or sequential.burning(monitor, canary, started.at, its)
+    seen = any(after.at > before.at for before, after in zip(c.monitors, monitors, strict=True))
     won = sequential.fails(monitors, about[0])
     return replace(
         c,
         monitors=tuple(monitors),
         failed_at=c.failed_at or (now if won else burnt_at),
-        burning=c.burning if c.failed_at else not won and burnt_at is not None,
+        burning=burnt_at is not None if seen else c.burning,
     )
 
 
@@ -184,12 +185,13 @@ def evidence(c: Comparison, policy: Policy, *, fresh: bool) -> Evidence:
 
 
 def _verdict(c: Comparison, policy: Policy, about: Terms, e_value: float, *, fresh: bool) -> tuple[Verdict, str]:
-    if c.failed_at:
-        if c.burning:
-            why = "too many to wait for stable to compare with"
-        else:
+    won = sequential.fails(c.monitors, about)
+    observed = policy.analysis.statistical is Statistical.OBSERVE
+    if won or c.burning or (observed and c.failed_at):
+        if won or not c.burning:
             why = f"a good canary looks like this in less than 1 of {about.e_value_max:.0f} rollouts"
-        observed = policy.analysis.statistical is Statistical.OBSERVE
+        else:
+            why = "too many to wait for more"
         return Verdict.FAIL, f"{why}; only observed, by policy" if observed else why
     if not fresh:
         return Verdict.INCONCLUSIVE, "no fresh data"

@@ -194,7 +194,7 @@ class Comparison:
     """A bet on a target's new pods being worse than its stable ones, and how it stands.
 
     `monitors`: one, of failed requests; or one for each of `edges`, of requests slower than that.
-    `failed_at`: when it was won, or the canary failed too much to wait (`burning`).
+    `failed_at`: when it was first won. `burning`: without stable beside it, the new version fails too much to wait.
     """
 
     rule: str

@@ -11,7 +11,7 @@ import yaml
 from controller.core import decisions, gates
 from controller.core.decide import RULES, worth_committing
 from controller.core.model import Action, Change, Decision, Measurements, Other, Outcome, Phase, Review, Ruling, State
-from controller.core.policy import ChangeType, Policy, parse_policy
+from controller.core.policy import Analysis, ChangeType, Policy, Statistical, parse_policy
 from controller.core.recurrence import Recurrence
 from controller.core.windows import Freeze, OnClose, Opening, Window
 from controller.metrics.presets import PRESETS
@@ -26,7 +26,7 @@ def shipped(kind: ChangeType) -> Policy:
     spec = yaml.safe_load((SHIPPED / f"{kind}.yaml").read_text())["spec"]
     for without in ("form", "window", "scope", "after"):
         spec.pop(without, None)
-    return parse_policy(spec, frozenset(PRESETS))
+    return replace(parse_policy(spec, frozenset(PRESETS)), analysis=Analysis(Statistical.OFF))
 
 
 class Desk(World):

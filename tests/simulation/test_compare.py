@@ -5,9 +5,11 @@ from datetime import timedelta
 
 import pytest
 
-from controller.core import gates
+from controller.core import compare, gates
+from controller.core.blocks import History
 from controller.core.model import (
     Change,
+    Comparison,
     Evidence,
     Measurements,
     Observation,
@@ -18,7 +20,8 @@ from controller.core.model import (
     Verdict,
 )
 from controller.core.policy import Analysis, ChangeType, Statistical
-from controller.core.samples import Arm
+from controller.core.samples import Arm, Sample
+from controller.core.sequential import begin
 from tests.simulation.test_world import HOUR, play, policy, without
 from tests.simulation.world import BEGIN, Trouble, World
 
@@ -102,6 +105,20 @@ def test_where_it_is_observed_it_says_what_it_would_have_done() -> None:
     (first,) = (c for c in done.comparisons if c.rule == "errors-vs-stable")
     assert first.failed_at
     assert first.failed_at - BEGIN < timedelta(seconds=120 + 90)
+
+
+def test_evidence_that_is_outweighed_later_fails_no_more() -> None:
+    """A change that cannot go back goes on then; what is observed stays said."""
+    good = [Sample(BEGIN + timedelta(seconds=15 * n), 0.0, 750.0) for n in range(1, 200)]
+    bad = [replace(sample, bad=20.0) for sample in good[:4]]
+    stable = Arm(tuple(replace(sample, bad=7.0, total=6750.0) for sample in good), scraped_every=timedelta(seconds=15))
+    begun = Comparison("errors-vs-stable", "shop", (begin(History(), BEGIN),))
+    terms = compare.stakes(begun, ON)
+    failing = compare.extend(begun, [(Arm(tuple(bad)), stable)], terms, BEGIN, BEGIN, BEGIN + timedelta(minutes=1))
+    later = compare.extend(failing, [(Arm((*bad, *good[4:])), stable)], terms, BEGIN, BEGIN, BEGIN + HOUR)
+    assert failing.failed_at == later.failed_at == BEGIN + timedelta(minutes=1)
+    verdicts = [compare.evidence(c, policy, fresh=True).verdict for c in (failing, later) for policy in (ON, OBSERVED)]
+    assert verdicts == [Verdict.FAIL, Verdict.FAIL, Verdict.PASS, Verdict.FAIL]
 
 
 def test_with_doubt_nothing_advances(monkeypatch: pytest.MonkeyPatch) -> None:

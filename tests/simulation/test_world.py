@@ -324,7 +324,8 @@ def test_nothing_starts_but_for_the_absence_of_a_gate(monkeypatch: pytest.Monkey
     assert (waiting.phase, waiting.started_at) == (Phase.WAITING, None)
     without(monkeypatch, Phase.WAITING, rule)
     if rule == "metrics_unreachable":
-        without(monkeypatch, Phase.WAITING, "stable_out_of_budget")  # in silence nothing is known of stable either
+        for other in ("stable_out_of_budget", "unseen"):  # in silence nothing is known of stable either
+            without(monkeypatch, Phase.WAITING, other)
     assert play(world(), timedelta(minutes=5)).started_at is not None
 
 
