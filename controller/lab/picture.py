@@ -54,7 +54,7 @@ def draw(played: Played, policy: Policy, title: str) -> str:
     tops = [TOP + sum(HEIGHTS[:i]) + i * GAP for i in range(len(HEIGHTS))]
     errors = Panel(tops[0], HEIGHTS[0], f"failed requests, over {format_duration(WINDOW)}", lambda v: v / most)
     weight = Panel(tops[1], HEIGHTS[1], "weight", lambda v: v / 100)
-    evidence = Panel(tops[2], HEIGHTS[2], "evidence", _logarithm)
+    evidence = Panel(tops[2], HEIGHTS[2], f"evidence (analysis: {policy.analysis.statistical})", _logarithm)
     verdicts = Panel(tops[3], HEIGHTS[3], "verdict", lambda v: v)
     x = _scale(played)
     bottom = verdicts.top + verdicts.height
@@ -64,8 +64,8 @@ def draw(played: Played, policy: Policy, title: str) -> str:
         *_time_axis(played, x, bottom),
         *_panel(errors, [(v, format_ratio(round(v, 6))) for v in (0, most / 2, most)]),
         *_level(errors, limit, f"limit {format_ratio(limit)}"),
-        _line([(x(at), errors.y(value)) for at, value in stable], STABLE),
-        _line([(x(at), errors.y(value)) for at, value in new], NEW),
+        *(_line([(x(at), errors.y(value)) for at, value in part], STABLE) for part in _unbroken(stable)),
+        *(_line([(x(at), errors.y(value)) for at, value in part], NEW) for part in _unbroken(new)),
         *_panel(weight, [(0, "0 %"), (100, "100 %")]),
         _line(_stairs([(x(look.at), weight.y(look.weight)) for look in looks]), WEIGHT),
         *_panel(evidence, [(v, f"{v:g}") for v in (0.1, 1, 10, 100, 1000, 1e4, 1e5)]),
@@ -106,6 +106,16 @@ def _shares(looks: Sequence[Look], side: str) -> Iterator[tuple[datetime, float]
         in_window = Counts(now.bad - before.bad, now.total - before.total)
         if in_window.total:
             yield look.at, in_window.ratio
+
+
+def _unbroken(points: Iterable[tuple[datetime, float]]) -> list[list[tuple[datetime, float]]]:
+    """In parts: a version without requests has no share."""
+    parts: list[list[tuple[datetime, float]]] = []
+    for point in points:
+        if not parts or point[0] - parts[-1][-1][0] > WINDOW / 2:
+            parts.append([])
+        parts[-1].append(point)
+    return parts
 
 
 def _e_value(look: Look) -> float:

@@ -3,7 +3,7 @@
 import http.server
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,8 +33,13 @@ spec:
   minRequests: 20
   analysis: {statistical: "on"}
 """
-OLD_AT, NEW_AT, ENDS = 0.0, 10.0, 34.0
-"""Seconds after the first scrape at which the pods begin to answer, and the record ends."""
+OLD_AT, NEW_AT, ALERT_AT, ENDS = 0.0, 10.0, 16.0, 34.0
+"""Seconds after which the pods begin to answer, an alert about `pay` begins to fire, and the record ends."""
+ALERT = {
+    "alert": "PayDown",
+    "expr": 'max by (namespace) (incident{pod=~"pay-.+"}) > 0',
+    "labels": {"severity": "P0", "deployment": "pay"},
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ class Life:
     def exposition(self, age: float) -> str:
         total = self.rate * (age - self.begins)
         bad = int(total * self.bad)
-        return f'http_requests_total{{code="200"}} {int(total) - bad}\nhttp_requests_total{{code="500"}} {bad}\n'
+        counts = f'http_requests_total{{code="200"}} {int(total) - bad}\nhttp_requests_total{{code="500"}} {bad}\n'
+        return f"{counts}incident {int(age >= ALERT_AT)}\n"
 
 
 PODS = {
@@ -57,6 +63,8 @@ PODS = {
     "shop-7f8b2-ccccc": Life(NEW_AT, 60, 0.2),
     "cart-5c5c5-aaaaa": Life(OLD_AT, 200, 0.002),
     "cart-9e9e9-ccccc": Life(NEW_AT, 60, 0.002),
+    "pay-5c5c5-aaaaa": Life(OLD_AT, 200, 0.002),
+    "pay-9e9e9-ccccc": Life(NEW_AT, 60, 0.002),
     "shop-admin-7f8b2-ccccc": Life(OLD_AT, 5, 1.0),
 }
 
@@ -89,9 +97,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server,
     targets = [{"targets": [address], "labels": each} for each in labels]
     Handler.began = time.monotonic()
     began_at = datetime.now(UTC)
-    with running_prometheus(
-        tmp_path_factory.mktemp("past"), [{"job_name": "pods", "static_configs": targets}], {}
-    ) as server:
+    scrapes: list[Mapping[str, Any]] = [{"job_name": "pods", "static_configs": targets}]
+    rules = {"groups": [{"name": "p0", "rules": [ALERT]}]}
+    with running_prometheus(tmp_path_factory.mktemp("past"), scrapes, rules) as server:
         time.sleep(max(0.0, ENDS - (time.monotonic() - Handler.began)))
         yield server, began_at - timedelta(seconds=1), datetime.now(UTC)
     exporter.shutdown()
@@ -162,6 +170,30 @@ def test_a_good_rollout_would_have_stayed(recorded: tuple[Server, datetime, date
     assert "Nothing takes it back until its record ends, at 100 % (Baking)" in last
 
 
+def test_an_incident_would_have_taken_a_good_one_back(
+    recorded: tuple[Server, datetime, datetime], policy: Policy
+) -> None:
+    found = tried(recorded, policy, "pay")
+    assert found.looks[-1].state.cause == "P0Incident"
+    assert found.verdict_at
+    assert found.verdict_at - found.rollout.new.first_at < timedelta(seconds=ALERT_AT - NEW_AT + 10)
+
+
+def test_nothing_is_known_before_it_was(recorded: tuple[Server, datetime, datetime], policy: Policy) -> None:
+    """A moment of the past is asked about as it was then, or a verdict would rest on what came later."""
+    server, begin, end = recorded
+    workload, early = Workload.of("default/cart", ""), begin + timedelta(seconds=20)
+    with Recorder(server.url) as recorder:
+        then, now = (recorder.measure([workload.whole(policy, begin)], at) for at in (early, end))
+    known, later = (found.arms["cart", "error-rate", "stable"] for found in (then, now))
+    assert known.fresh_at
+    *whole, last = known.samples
+    assert len(whole) > 5
+    assert max(last.at, known.fresh_at) <= early
+    assert whole == [sample for sample in later.samples if sample.at < last.at]
+    assert later.samples[-1].at > early + timedelta(seconds=10)
+
+
 def test_as_people_type_it(recorded: tuple[Server, datetime, datetime], policy_file: Path) -> None:
     server, begin, end = recorded
     asked = ["backtest", "--policy", str(policy_file), "--prometheus", server.url, "--deployment", "default/shop"]
@@ -171,6 +203,10 @@ def test_as_people_type_it(recorded: tuple[Server, datetime, datetime], policy_f
     assert first.startswith("default/shop from 20")
     assert first.endswith(": 1 roll-out; the standard policy")
     assert "UTC: shop-7f8b2-* beside shop-6d4c9-*" in heading
+    planned = CliRunner().invoke(app, ["plan", *asked[1:]])
+    assert planned.exit_code == 0, planned.output
+    assert planned.output.startswith("default/shop, the standard policy: 2")
+    assert "limit 1%: no change starts (StableOutOfBudget)" in planned.output, "its new pods are in it"
     for arguments, says in (
         (["--from", "1h", "--preset", "envoy"], "counts by Service, which all revisions share"),
         (["--from", "1h", "--preset", "none"], "--preset is 'none': write one of "),

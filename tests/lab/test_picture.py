@@ -2,6 +2,7 @@
 
 import struct
 import sys
+from collections import defaultdict
 from dataclasses import replace
 from datetime import timedelta
 from xml.etree import ElementTree
@@ -30,10 +31,12 @@ def drawn(played: Played) -> ElementTree.Element:
 
 
 def lines(drawn: ElementTree.Element) -> dict[str, list[tuple[float, float]]]:
-    return {
-        line.attrib["stroke"]: [(float(x), float(y)) for x, y in (p.split(",") for p in line.attrib["points"].split())]
-        for line in drawn.iter(f"{SVG}polyline")
-    }
+    """The points of each colour."""
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for line in drawn.iter(f"{SVG}polyline"):
+        points = (point.split(",") for point in line.attrib["points"].split())
+        found[line.attrib["stroke"]] += [(float(x), float(y)) for x, y in points]
+    return found
 
 
 def test_lines_are_within_their_panels_and_go_forward(drawn: ElementTree.Element) -> None:
@@ -52,6 +55,13 @@ def test_the_new_version_is_drawn_above_stable_after_its_onset_alone(
     lowest = max(y for _, y in found[STABLE])
     assert min(y for x, y in found[NEW] if x < onset) > lowest - 20
     assert min(y for x, y in found[NEW]) < lowest - 60, "y grows downwards"
+
+
+def test_a_version_without_requests_has_no_line() -> None:
+    late = simulate(POLICY, KIND, replace(SCENARIO, onset=timedelta(minutes=13)), "7")
+    drawn = ElementTree.fromstring(draw(late, POLICY, ""))
+    of_stable = [line for line in drawn.iter(f"{SVG}polyline") if line.attrib["stroke"] == STABLE]
+    assert len(of_stable) == 2, "until the canary has all of them, and when it is taken back"
 
 
 def test_the_weight_goes_up_in_steps_and_back(drawn: ElementTree.Element) -> None:

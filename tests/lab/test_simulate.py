@@ -9,9 +9,12 @@ import pytest
 
 from controller.core.model import Phase, Stage
 from controller.core.policy import Analysis, ChangeType, LowTraffic, Policy, Statistical
+from controller.lab.play import judged_alone
 from controller.lab.policies import load
 from controller.lab.service import NOISES, Scenario
 from controller.lab.simulate import Ending, Played, ending, outcome, p50_and_p90, rows, simulate, summary, timeline
+from tests.simulation.test_world import play as play_world
+from tests.simulation.world import Trouble, World
 
 KIND, POLICY = load("standard")
 LIMITS_ALONE = replace(POLICY, analysis=Analysis(Statistical.OFF))
@@ -42,6 +45,19 @@ def test_control_without_the_statistics_it_takes_minutes_more() -> None:
     assert later.found_after
     assert later.found_after - bad.found_after > 4 * MINUTE
     assert later.failed > 3 * bad.failed
+
+
+@pytest.mark.parametrize(("ratio", "policy"), [(0.2, POLICY), (0.05, POLICY), (0.2, LIMITS_ALONE)])
+def test_it_goes_as_in_the_world_that_the_loop_is_tested_in(ratio: float, policy: Policy) -> None:
+    """There the whole controller runs, and every invariant of the design is checked at each write."""
+    trouble = Trouble(errors_from=0, error_ratio=ratio, usual_ratio=0.001)
+    there = play_world(World(replace(judged_alone(policy), min_requests=1), trouble))
+    here = [played(replace(BAD, canary_errors=ratio, lag=timedelta()), policy, str(n)) for n in range(5)]
+    assert {one.end.cause for one in here} == {there.cause}
+    assert there.weighted_at
+    back_at = next(record.at for record in there.history if record.phase is Phase.ROLLING_BACK)
+    after = sorted(one.found_after or timedelta() for one in here)[2]
+    assert abs(after - (back_at - there.weighted_at)) <= 2 * BAD.scrape
 
 
 def test_what_is_only_observed_changes_nothing() -> None:
