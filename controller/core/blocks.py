@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from functools import reduce
 from heapq import merge
 from itertools import groupby
+from operator import itemgetter
 
 from controller.core.samples import Arm, Sample
 
@@ -78,7 +79,7 @@ def form(canary: Arm, stable: Arm, cursor: Cursor) -> Iterator[Block]:
     alone = cursor.alone
     sides = [[(sample.at, side, sample) for sample in arm.samples] for side, arm in enumerate((canary, stable))]
     pending: tuple[list[Sample], list[Sample]] = [], []
-    for at, samples in groupby(merge(*sides, key=lambda item: item[0]), key=lambda item: item[0]):
+    for at, samples in groupby(merge(*sides, key=itemgetter(0)), key=itemgetter(0)):
         if at <= cursor.at:
             continue
         for _, side, sample in samples:

@@ -32,7 +32,9 @@ def smallest_caught(
 ) -> float | None:
     """The smallest bad share of a canary that nine of ten rollouts would find, to a hundredth; None: not even 1.
 
-    The monitor itself is played over the steps with the bad requests that an unlucky one of ten canaries has.
+    The monitor itself is played over the steps with the bad requests that an unlucky one of ten canaries has, beside a
+    stable that stays as it was. Simulated by benchmarks/judge, 82 to 100 % of the rollouts of quiet services found it,
+    and half of them where incidents hit both arms every ten minutes, for from those nothing is learnt.
     """
 
     def caught(ratio: float) -> bool:
