@@ -2,7 +2,7 @@
 
     uv run python -m benchmarks.judge [--quick] [--seed N] [--only detection,good,…]
 
-The whole takes about 40 minutes of one core, --quick less than two. Everything is drawn from the seed.
+The whole takes about 25 minutes of one core, --quick two. Everything is drawn from the seed.
 """
 
 import argparse

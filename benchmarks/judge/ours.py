@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.judge.peers import BOTH_HALVES, LIMIT, STEP, STEPS, Played, Rule
 from benchmarks.judge.world import CANARY, SCRAPE, SLOT, SLOTS, Bools, Floats, Scenario, World
 from controller.core import slo
-from controller.core.blocks import History, form, recall
+from controller.core.blocks import BY_CHANCE, History, form, recall
 from controller.core.samples import Arm, Sample
 from controller.core.sequential import (
     ERRORS,
@@ -50,6 +50,8 @@ class Rules:
     burn: bool = True
     dispersion: bool = True
     """False: stable's pods cannot be told apart, as behind a proxy."""
+    clusters: bool = True
+    """False: bad requests are taken to come one by one, whatever the history shows."""
 
 
 PROPOSAL = Rules()
@@ -70,6 +72,7 @@ PLAIN = Rules(
     ),
     burn=False,
     dispersion=False,
+    clusters=False,
 )
 """The likelihood ratio alone: no margins, no dispersion, no caps, no change of time."""
 LATENCIES = Rules(errors=None, latency=LATENCY, process=False, burn=False)
@@ -191,28 +194,14 @@ def _histories(
     )
     world = World(quiet, rollouts, random)
     world.play(np.zeros(rollouts), HISTORY // SLOT)
-    every = range(HISTORY // SLOT)
-    return [
-        tuple(
-            recall(
-                Arm(
-                    tuple(
-                        samples(
-                            world.bad[r, :, :, k],
-                            world.total[r],
-                            world.scraped[r],
-                            BOTH_HALVES,
-                            every,
-                            rules.dispersion,
-                        )
-                    ),
-                    scraped_every=EVERY,
-                )
-            )
-            for k in range(world.levels)
-        )
-        for r in range(rollouts)
-    ]
+
+    def known(r: int, k: int) -> History:
+        counts = world.bad[r, :, :, k], world.total[r], world.scraped[r]
+        arm = samples(*counts, BOTH_HALVES, range(HISTORY // SLOT), rules.dispersion)
+        history = recall(Arm(tuple(arm), scraped_every=EVERY))
+        return history if rules.clusters else replace(history, dispersion=BY_CHANCE)
+
+    return [tuple(known(r, k) for k in range(world.levels)) for r in range(rollouts)]
 
 
 RULES: dict[str, Rule] = {
