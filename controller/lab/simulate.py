@@ -22,11 +22,11 @@ WORST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
 
 @dataclass(frozen=True)
 class Played:
-    """A change as it went. `turned_at`: when the new version began to fail as the scenario says."""
+    """A change as it went. `turned_at`: when the new version began to fail more than stable; None: it never did."""
 
     looks: Sequence[Look]
     begun_at: datetime
-    turned_at: datetime
+    turned_at: datetime | None
 
     @property
     def end(self) -> State:
@@ -39,9 +39,16 @@ class Played:
 
     @property
     def found_after(self) -> timedelta | None:
-        """How long users bore with it: from when it was bad, and had requests, to the verdict."""
-        verdict_at, weighted_at = self.verdict_at, self.end.weighted_at
-        return verdict_at - max(self.turned_at, weighted_at) if verdict_at and weighted_at else None
+        """How long users bore with it: from when it was bad, and had requests, to the verdict; None: not at all."""
+        verdict_at, weighted_at, turned_at = self.verdict_at, self.end.weighted_at, self.turned_at
+        if not (verdict_at and weighted_at and turned_at) or verdict_at < turned_at:
+            return None
+        return verdict_at - max(turned_at, weighted_at)
+
+    @property
+    def false_alarm(self) -> bool:
+        """Whether it went back while it was as good as stable."""
+        return self.verdict_at is not None and self.found_after is None
 
     @property
     def failed(self) -> float:
@@ -59,7 +66,8 @@ def simulate(policy: Policy, kind: ChangeType, scenario: Scenario, seed: str) ->
         service.serve(now, cluster.servers(BEGIN))
     service.begin(BEGIN)
     looks = tuple(play(policy, cluster, service, BEGIN, BEGIN + scenario.onset + 2 * policy.needs()))
-    return Played(looks, BEGIN, BEGIN + scenario.onset)
+    worse = scenario.canary_errors > scenario.stable_errors
+    return Played(looks, BEGIN, BEGIN + scenario.onset if worse else None)
 
 
 # --- What is said of one ---
@@ -126,8 +134,7 @@ def ending(played: Played) -> str:
         low = ", marked LowEvidence" if end.low_evidence else ""
         return f"{how} after {lasted}{low}; {failed}."
     found = played.found_after
-    early = found is None or found < timedelta()
-    since = "before it turned bad" if early or found is None else f"{format_duration(found)} after it was bad for users"
+    since = f"{format_duration(found)} after it was bad for users" if found is not None else "a false alarm"
     went = format_duration(played.verdict_at - played.begun_at)
     return f"It goes back after {went}, {since}: {end.cause}; {failed}."
 
@@ -148,6 +155,8 @@ class Ending:
 def outcome(played: Played) -> Ending:
     end = played.end
     cause = end.cause if played.verdict_at else "" if end.phase.terminal else end.reason
+    if played.false_alarm:
+        cause = f"{cause}, a false alarm"
     return Ending(end.phase, cause, played.found_after, played.failed)
 
 
@@ -156,8 +165,8 @@ def summary(endings: Sequence[Ending]) -> Iterator[str]:
     groups: dict[tuple[Phase, str], list[Ending]] = defaultdict(list)
     for each in endings:
         groups[each.phase, each.cause].append(each)
-    yield f"{'':>12}  {'':<28}  {'verdict after':^15}  {'failed requests':^15}"
-    yield f"{'changes':>12}  {'how they ended':<28}  {'p50':>7} {'p90':>7}  {'p50':>7} {'p90':>7}"
+    yield f"{'':>12}  {'':<40}  {'verdict after':^15}  {'failed requests':^15}"
+    yield f"{'changes':>12}  {'how they ended':<40}  {'p50':>7} {'p90':>7}  {'p50':>7} {'p90':>7}"
     for (phase, cause), its in sorted(groups.items(), key=lambda item: -len(item[1])):
         share = format_ratio(round(len(its) / len(endings), 3))
         found = [each.found_after.total_seconds() for each in its if each.found_after is not None]
@@ -165,7 +174,7 @@ def summary(endings: Sequence[Ending]) -> Iterator[str]:
         failed = [f"{value:.0f}" for value in p50_and_p90([each.failed for each in its])]
         how = f"{phase} {cause}".strip()
         count = f"{len(its)} ({share})"
-        yield f"{count:>12}  {how:<28}  {after[0]:>7} {after[1]:>7}  {failed[0]:>7} {failed[1]:>7}"
+        yield f"{count:>12}  {how:<40}  {after[0]:>7} {after[1]:>7}  {failed[0]:>7} {failed[1]:>7}"
 
 
 def p50_and_p90(values: Sequence[float]) -> tuple[float, float]:

@@ -151,6 +151,19 @@ def test_the_timeline_goes_forward_and_tells_how_it_ended() -> None:
     assert "WorseThanStable; " in lines[-1]
 
 
+def test_a_good_version_that_goes_back_is_called_a_false_alarm() -> None:
+    """The process's own limit does it, where stable is just below it and a bad day comes for both."""
+    bad_day = Scenario(50, 0.0095, 0.0095, noise=replace(NOISES["bursty"], shock_lasts=20 * MINUTE))
+    alarms = [one for n in range(6) if (one := played(bad_day, LIMITS_ALONE, str(n))).verdict_at]
+    assert alarms
+    assert all(one.false_alarm and ", a false alarm: ErrorRate; " in ending(one) for one in alarms)
+    assert {outcome(one).cause for one in alarms} == {"ErrorRate, a false alarm"}
+    found = played(BAD)
+    assert not found.false_alarm
+    assert found.verdict_at
+    assert replace(found, turned_at=found.verdict_at + MINUTE).false_alarm, "before it was any worse"
+
+
 def test_many_changes_are_counted_by_how_they_ended() -> None:
     many = [Ending(Phase.ROLLED_BACK, "WorseThanStable", timedelta(seconds=60 + n), 10.0 + n) for n in range(9)] + [
         Ending(Phase.COMPLETED, "", None, 100.0)
