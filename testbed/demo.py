@@ -109,10 +109,7 @@ def _install(bed: Bed) -> None:
     console.print("[bold]What the README says to install[/]")
     _type(bed, "kubectl apply --server-side -k manifests/", quiet=True)
     _type(bed, "kubectl apply --server-side -k policies/", quiet=True)
-    console.print(
-        "and a policy for impatient people: bakes of 10 s where Serin ships 5 to 10 minutes, and an error rate"
-    )
-    console.print("above 1 % for 10 s where the process says 5 minutes")
+    console.print("and a policy for impatient people: bakes of 10 s where Serin ships 5 to 10 minutes")
     stage.install(bed)
     _type(bed, f"kubectl apply -f {FILES}/policy.yaml")
     console.print("the controller, out of the cluster here")
@@ -142,7 +139,8 @@ async def _erroneous(play: Play) -> Act:
     _title("Act 2: a change with 20 % errors is taken back by itself", "v3 answers every fifth request with 500")
     before = _pods(play)
     act = await _act(play, ERRORS, "v3", "v2")
-    play.claim("it was rolled back for its error rate", (act.status["phase"], act.cause) == ("RolledBack", "ErrorRate"))
+    back = (act.status["phase"], act.cause) == ("RolledBack", "WorseThanStable")
+    play.claim("it was rolled back, for it fails far more often than stable beside it", back)
     play.claim("at 10 % of the traffic: it never got more", {t["weight"] for t in act.status["history"]} == {10, 0})
     play.claim("every request that failed was one of v3's", 0 < act.failed("v3") == act.seen.failed)
     play.claim("nine in ten users and more never met it", 0 < act.requests("v3") <= act.seen.sent * 0.12)
