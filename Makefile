@@ -14,7 +14,7 @@ demo: ready ## three changes on a real cluster made of processes: one completes,
 	@$(RUN) serin-testbed demo
 
 test: lint ready ## everything: what check does, and admission and end-to-end tests on real clusters
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line test-e2e test-rest
+	@$(MAKE) --no-print-directory --jobs=2 test-e2e test-rest
 
 test-e2e: # mostly it waits: for bakes, time-outs, scrapes
 	$(RUN) pytest tests/e2e

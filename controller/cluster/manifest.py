@@ -4,7 +4,8 @@ Pure.
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -23,6 +24,7 @@ from controller.core.model import (
     Pod,
     ReplicaSet,
     Review,
+    Seen,
     ServicePair,
     State,
     Target,
@@ -102,6 +104,25 @@ def _other_controller(meta: Json) -> str:
     if "rollouts.kruise.io/workload-type" in (meta.get("labels") or {}):
         return "Kruise Rollouts"
     return ""
+
+
+def claims(raw: Json) -> Iterator[tuple[str, str]]:
+    """The Deployment that an object of another rollout controller names, and what to call that object.
+
+    Argo Rollouts and Kruise Rollouts name it in `workloadRef`, Flagger in `targetRef`.
+    """
+    spec, name = raw.get("spec") or {}, raw["metadata"]["name"]
+    group = raw.get("apiVersion", "").partition("/")[0]
+    for ref in (spec.get("workloadRef"), spec.get("targetRef")):
+        if isinstance(ref, dict) and ref.get("kind") == "Deployment" and isinstance(ref.get("name"), str):
+            yield ref["name"], f"{raw.get('kind')} {name} ({group})"
+
+
+def claimed(seen: Seen, claims: Mapping[str, str]) -> Seen:
+    d = seen.deployment
+    if d is None or d.controlled_by or d.name not in claims:
+        return seen
+    return replace(seen, deployment=replace(d, controlled_by=claims[d.name]))
 
 
 def replica_set(raw: Json) -> ReplicaSet:

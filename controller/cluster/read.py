@@ -267,6 +267,9 @@ class Cluster:
             *(labelled if state.phase is Phase.WAITING else ()),
         }
         seen = await asyncio.gather(*(self._see(change, state, name) for name in sorted(names)))
+        if state.phase is Phase.WAITING:
+            claims = await self._claims(change.namespace)
+            seen = [manifest.claimed(each, claims) for each in seen]
         policy, problem = self._policy_for(change)
         siblings = {k.change.name: k for name in names for k in self.changes.by("deployment", (change.namespace, name))}
         same_id = (k for k in self.changes.by("id", change.change_id) if k.change.namespace != change.namespace)
@@ -312,6 +315,15 @@ class Cluster:
     def policy(self, change: Change) -> Policy | None:
         """The one in force for its type, if it can be used."""
         return self._policy_for(change)[0]
+
+    async def _claims(self, namespace: str) -> Mapping[str, str]:
+        """Deployments that another rollout controller is told to roll out, and the object that tells it."""
+        found = await asyncio.gather(
+            self._items(kinds.ARGO_ROLLOUTS, namespace),
+            self._items(kinds.FLAGGER_CANARIES, namespace),
+            self._items(kinds.KRUISE_ROLLOUTS, namespace),
+        )
+        return dict(claim for items in found for raw in items for claim in manifest.claims(raw))
 
     async def _cron_jobs(self, change: Change, state: State, policy: Policy | None) -> Mapping[str, CronJob]:
         """What is to be run before the start; nothing afterwards."""

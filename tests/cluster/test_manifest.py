@@ -59,3 +59,20 @@ def test_what_is_there_and_does_nothing_is_no_policy(raw: dict[str, Any] | None,
 
 def test_the_defaults_of_the_api_server_narrow_nothing() -> None:
     assert lax(spec(BINDING, matchResources={"namespaceSelector": {}, "objectSelector": {}})) == ""
+
+
+@pytest.mark.parametrize(
+    ("spec", "claimed"),
+    [
+        ({"workloadRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "shop"}}, ["shop"]),
+        ({"targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "shop"}}, ["shop"]),
+        ({"targetRef": {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "shop"}}, []),
+        ({"workloadRef": "shop"}, []),
+        ({"workloadRef": {"kind": "Deployment"}}, []),
+        (None, []),
+    ],
+)
+def test_what_another_rollout_controller_is_told_to_roll_out(spec: Any, claimed: list[str]) -> None:
+    raw = {"apiVersion": "flagger.app/v1beta1", "kind": "Canary", "metadata": {"name": "x"}, "spec": spec}
+    found = list(manifest.claims(raw))
+    assert found == [(name, "Canary x (flagger.app)") for name in claimed]

@@ -203,6 +203,42 @@ def test_a_deployment_of_another_controller_is_left_to_it(app: Played) -> None:
     untouched(app, stable)
 
 
+ARGO = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "rollouts.argoproj.io"},
+    "spec": {
+        "group": "argoproj.io",
+        "scope": "Namespaced",
+        "names": {"plural": "rollouts", "singular": "rollout", "kind": "Rollout"},
+        "versions": [
+            {
+                "name": "v1alpha1",
+                "served": True,
+                "storage": True,
+                "schema": {
+                    "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+                },
+            }
+        ],
+    },
+}
+
+
+def test_a_deployment_that_argo_is_told_to_roll_out_is_left_to_it(app: Played) -> None:
+    app.bed.apply(ARGO)
+    app.bed.await_crds()
+    workload = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "shop"}
+    meta = {"name": "shop", "namespace": app.namespace}
+    rollout = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "metadata": meta}
+    app.bed.apply({**rollout, "spec": {"workloadRef": workload}})
+    stable, change = app.pods(), app.serin.change_id()
+    app.change("v2", change)
+    waiting = app.wait(change, "Waiting", reason="OwnedByAnotherController", within=QUICK)
+    assert "Deployment shop belongs to Rollout shop (argoproj.io)" in waiting["message"]
+    untouched(app, stable)
+
+
 @pytest.mark.alone
 def test_a_policy_that_cannot_be_used_holds_and_one_that_goes_is_remembered(app: Played) -> None:
     running = app.start("v2", policy=SLOW)
