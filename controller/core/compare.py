@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from controller.core import sequential
+from controller.core import sequential, slo
 from controller.core.blocks import Counts, History, recall
 from controller.core.codec import Ratio, format_duration, format_ratio
 from controller.core.interval import ratio_interval, share_interval
@@ -105,20 +105,21 @@ def extend(
     now: datetime,
 ) -> Comparison:
     """The comparison after the samples of (canary, stable) that each monitor has not seen."""
-    monitors, burnt_at = [], None
+    monitors: list[Monitor] = []
+    burnt: Counts | None = None
     for before, (canary, stable), its in zip(c.monitors, arms, about, strict=True):
         started = replace(before, at=max(before.at, since))  # until then, stable alone was measured
         monitor = sequential.observe(started, canary, stable, step_at, its)
         monitors.append(monitor)
-        if its.severe is not None:
-            burnt_at = burnt_at or sequential.burning(monitor, canary, started.at, its)
+        if its.severe is not None and (at := sequential.burning(monitor, canary, started.at, its)):
+            burnt = burnt or Counts(*slo.window(canary.samples, at, sequential.BURN_WINDOWS[0]))
     seen = any(after.at > before.at for before, after in zip(c.monitors, monitors, strict=True))
     won = sequential.fails(monitors, about[0])
     return replace(
         c,
         monitors=tuple(monitors),
-        failed_at=c.failed_at or (now if won else burnt_at),
-        burning=burnt_at is not None if seen else c.burning,
+        failed_at=c.failed_at or (now if won or burnt else None),
+        burnt=burnt if seen else c.burnt,
     )
 
 
@@ -162,11 +163,15 @@ def evidence(c: Comparison, policy: Policy, *, fresh: bool) -> Evidence:
     monitor = max(c.monitors, key=lambda m: m.e_value)
     about = terms(policy, c.rule)
     e_value = sequential.mean_e_value(c.monitors)
-    canary, stable = monitor.canary, monitor.stable
+    won = sequential.fails(c.monitors, about)
+    canary, stable = c.burnt if c.burnt and not won else monitor.canary, monitor.stable
     edge = c.edges[c.monitors.index(monitor)] if c.edges else None
     does = f"answers slower than {format_duration(edge)}" if edge else "fails"
     text = f"{c.target} {does} {_share(canary)} of {canary.total:,.0f} requests"
-    text += f", stable {_share(stable)} of {stable.total:,.0f}" if monitor.compared else ", no stable beside it"
+    if c.burnt and not won:
+        text += " in a minute, no stable beside it"
+    else:
+        text += f", stable {_share(stable)} of {stable.total:,.0f}" if monitor.compared else ", no stable beside it"
     verdict, why = _verdict(c, policy, about, e_value, fresh=fresh)
     return Evidence(
         rule=c.rule,
@@ -174,7 +179,7 @@ def evidence(c: Comparison, policy: Policy, *, fresh: bool) -> Evidence:
         verdict=verdict,
         value=f"{min(e_value, _E_VALUE_SHOWN):.3g}",
         threshold=f"{about.e_value_max:.0f}",
-        message=f"{c.rule}: {text}{_times(canary, stable) if verdict is Verdict.FAIL else ''}; {why}",
+        message=f"{c.rule}: {text}{_times(canary, stable) if won else ''}; {why}",
         requests=round(canary.total),
         bad=round(canary.bad),
         stable_requests=round(stable.total),
@@ -187,8 +192,8 @@ def evidence(c: Comparison, policy: Policy, *, fresh: bool) -> Evidence:
 def _verdict(c: Comparison, policy: Policy, about: Terms, e_value: float, *, fresh: bool) -> tuple[Verdict, str]:
     won = sequential.fails(c.monitors, about)
     observed = policy.analysis.statistical is Statistical.OBSERVE
-    if won or c.burning or (observed and c.failed_at):
-        if won or not c.burning:
+    if won or c.burnt or (observed and c.failed_at):
+        if won or not c.burnt:
             why = f"a good canary looks like this in less than 1 of {about.e_value_max:.0f} rollouts"
         else:
             why = "too many to wait for more"
@@ -206,7 +211,8 @@ def _times(canary: Counts, stable: Counts) -> str:
     low, high = ratio_interval(canary, stable)
     if not low:
         return ""
-    return f" (at least {low:.2g} times as often)" if math.isinf(high) else f" ({low:.2g} to {high:.2g} times as often)"
+    least, most = (f"{times:.0f}" if times >= 100 else f"{times:.2g}" for times in (low, high))
+    return f" (at least {least} times as often)" if math.isinf(high) else f" ({least} to {most} times as often)"
 
 
 def _share(counts: Counts) -> str:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Self
 
+from controller.core.blocks import Counts
 from controller.core.codec import JSON, Ratio
 from controller.core.diff import Difference, Image
 from controller.core.policy import ChangeType, Policy
@@ -194,7 +195,8 @@ class Comparison:
     """A bet on a target's new pods being worse than its stable ones, and how it stands.
 
     `monitors`: one, of failed requests; or one for each of `edges`, of requests slower than that.
-    `failed_at`: when it was first won. `burning`: without stable beside it, the new version fails too much to wait.
+    `failed_at`: when it was first won. `burnt`: the requests of the minute in which, without stable beside it, the new
+    version failed too much to wait for more.
     """
 
     rule: str
@@ -202,7 +204,7 @@ class Comparison:
     monitors: tuple[Monitor, ...]
     edges: tuple[timedelta, ...] = ()
     failed_at: datetime | None = None
-    burning: bool = False
+    burnt: Counts | None = None
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def _comparison(each: JSON) -> Replayed:
         differs = f"the recorded e-value was {was:.6g}"
     elif (after.failed_at is not None) != each["failed"]:
         differs = "it failed" if each["failed"] else "it did not fail"
-    found = f"e-value {e_value:.4g} of {about[0].e_value_max:.0f}{', burning' if after.burning else ''}"
+    found = f"e-value {e_value:.4g} of {about[0].e_value_max:.0f}{', burning' if after.burnt else ''}"
     return Replayed(before.rule, before.target, each["verdict"], found, differs)
 
 

@@ -285,7 +285,7 @@ FULL = State(
             ),
             edges=(timedelta(milliseconds=250),),
             failed_at=MOMENT,
-            burning=True,
+            burnt=Counts(30.0, 300.0),
         ),
     ),
     evidence=(
