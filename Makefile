@@ -3,10 +3,10 @@
 
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 RUN := $(UV) run --no-sync
-PURE := tests/core tests/traffic tests/simulation tests/test_docs.py tests/test_policies.py tests/test_workqueue.py
+CLUSTERLESS := tests/core tests/traffic tests/simulation tests/test_docs.py tests/test_policies.py tests/test_workqueue.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench lint synced ready test-e2e test-pure
+.PHONY: help demo test check fix bench lint synced ready
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
@@ -15,17 +15,10 @@ demo: ready ## three changes on a real cluster made of processes: one completes,
 	@$(RUN) serin-testbed demo
 
 test: lint ready ## everything: what check does, and admission and end-to-end tests on real clusters
-	@$(MAKE) --no-print-directory --jobs=2 test-e2e test-pure
-	$(RUN) pytest --ignore=tests/e2e $(addprefix --ignore=,$(PURE))
-
-test-e2e: # it waits most of the time: for bakes, time-outs, scrapes
-	$(RUN) pytest tests/e2e
-
-test-pure:
-	nice $(RUN) pytest -q $(PURE)
+	$(RUN) pytest
 
 check: lint ## lint, types, import contract and the tests that need no cluster: about five minutes
-	$(RUN) pytest -q $(PURE)
+	$(RUN) pytest -q $(CLUSTERLESS)
 
 lint: synced
 	$(RUN) ruff check .

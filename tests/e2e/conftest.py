@@ -33,7 +33,8 @@ from testbed.waiting import eventually
 from tests.e2e.hooks import Hooks
 
 HERE = Path(__file__).parent
-SIDE_BY_SIDE = 8
+SIDE_BY_SIDE = 5
+"""Applications, each with pods and users of its own: two cores are busy with them."""
 BAKE = timedelta(seconds=3)
 POLICY: Mapping[str, Any] = {
     "minRequests": 8,
@@ -182,7 +183,7 @@ class Played(stage.App):
     def started(self, change: str) -> dict[str, Any]:
         """Until it does not wait any more, and has its policy."""
         under_way = ("Progressing", "Promoting", "RollingBack", *stage.TERMINAL)
-        return self.wait(change, *under_way, within=timedelta(seconds=30))
+        return self.wait(change, *under_way, within=timedelta(seconds=60))
 
     @contextmanager
     def users(self, rps: float = 50) -> Iterator[Users]:
