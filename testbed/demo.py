@@ -111,7 +111,7 @@ def _install(bed: Bed) -> None:
     _type(bed, "kubectl apply --server-side -k policies/", quiet=True)
     console.print("and a policy for impatient people: bakes of 10 s where Serin ships 5 to 10 minutes")
     stage.install(bed)
-    _type(bed, f"kubectl apply -f {FILES}/policy.yaml")
+    _type(bed, f"kubectl replace -f {FILES}/policy.yaml")
     console.print("the controller, out of the cluster here")
     console.print(f"  [bold]$ KUBECONFIG=… SERIN_PROMETHEUS_URL={bed.prometheus_url} uv run serin run[/]")
     stage.controller(bed).start()
