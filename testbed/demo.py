@@ -33,6 +33,9 @@ WIDTH = min(100, shutil.get_terminal_size((100, 24)).columns)
 
 console = Console(width=WIDTH, highlight=False)
 
+ROLLED_BACK = 3
+"""The exit code of `kubectl serin status` for a change that was rolled back."""
+
 
 @dataclass(frozen=True)
 class Act:
@@ -169,7 +172,7 @@ async def _act(play: Play, change: str, version: str, stable: str) -> Act:
     status = await _follow(play, change, version, began)
     await asyncio.sleep(LAST_REQUESTS.total_seconds())
     took = datetime.now(UTC) - began - LAST_REQUESTS
-    _type(play.bed, f"kubectl serin status {change} -n {NAME}")
+    _type(play.bed, f"kubectl serin status {change} -n {NAME}", ends=(0, ROLLED_BACK))
     act = Act(change, version, stable, status, play.load.window(began), took)
     console.print(f"\n  {'':24}{'requests':>9}{'failed':>8}")
     for name in (stable, version):
@@ -243,8 +246,11 @@ def _as_before(play: Play) -> bool:
 # --- Telling ---
 
 
-def _type(bed: Bed, command: str, *, user: str = "admin", quiet: bool = False) -> None:
-    """Run a command as a person would type it, and show it with what it says. Raises BedError when it fails."""
+def _type(bed: Bed, command: str, *, user: str = "admin", quiet: bool = False, ends: Sequence[int] = (0,)) -> None:
+    """Run a command as a person would type it, and show it with what it says. Raises BedError when it fails.
+
+    `ends`: its exit codes that are no failure.
+    """
     console.print(f"  [bold]$ {escape(command)}[/]")
     path = (str(build.find("kubectl").parent), str(Path(sys.executable).parent), os.environ["PATH"])
     environment = {
@@ -256,8 +262,8 @@ def _type(bed: Bed, command: str, *, user: str = "admin", quiet: bool = False) -
         **({"FORCE_COLOR": "1"} if console.is_terminal else {}),
     }
     done = subprocess.run(shlex.split(command), capture_output=True, text=True, env=environment, check=False)
-    if done.returncode != 0:
-        raise BedError(f"{command} (as {user}): {done.stderr.strip()}")
+    if done.returncode not in ends:
+        raise BedError(f"{command} (as {user}) ended with {done.returncode}: {done.stderr.strip()}")
     if not quiet:
         for line in done.stdout.splitlines():
             sys.stdout.write(f"    {line}\n" if line else "\n")

@@ -744,3 +744,15 @@ def test_kubectl_get_chgd_shows_who_decided_what(cluster: Bed) -> None:
 def decisions(cluster: Bed) -> list[str]:
     lines = cluster.kubectl("get", "chgd", "shown").splitlines()
     return lines if "ACTION" in lines[0] else []
+
+
+def test_the_demos_policy_takes_the_place_of_the_shipped_one(cluster: Bed) -> None:
+    """Applied, it would keep the shipped one's scope and watch: no change of the demo would start, or end."""
+    demo = str(ROOT / "examples/demo/policy.yaml")
+    assert "kubectl replace -f {FILES}/policy.yaml" in (ROOT / "testbed/demo.py").read_text()
+    cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "policies/standard.yaml"))
+    cluster.kubectl("apply", "-f", demo)
+    assert "scope" in cluster.get("chgp", "standard")["spec"], "the control"
+    cluster.kubectl("replace", "-f", demo)
+    assert not {"scope", "form", "window", "after"} & cluster.get("chgp", "standard")["spec"].keys()
+    cluster.kubectl("delete", "chgp", "standard")
