@@ -2,7 +2,7 @@
 
     uv run python -m benchmarks.time_to_safety [--quick]
 
-Real requests through a real Envoy to a workload of 10 pods, whose new version does something wrong. About 25 minutes;
+Real requests through a real Envoy to a workload of 10 pods, whose new version does something wrong. About 40 minutes;
 with --quick one rate and Serin as shipped alone, under 5.
 """
 
