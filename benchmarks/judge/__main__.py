@@ -27,11 +27,12 @@ from benchmarks.judge.ours import (
 )
 from benchmarks.judge.peers import PEERS, Played, Rule
 from benchmarks.judge.published import Figure
-from benchmarks.judge.world import NOISES, Noise, Scenario
+from benchmarks.judge.world import Scenario
 from benchmarks.meter import header, heading, row, say
 from controller.core.blocks import Counts
 from controller.core.interval import share_interval
 from controller.core.sequential import ERRORS
+from controller.lab.service import NOISES, Noise
 
 SERIN, SEED_RULE = "Serin", "the process's rule"
 ALL: Mapping[str, Rule] = {**PEERS, **RULES}
@@ -141,12 +142,12 @@ def pairs(size: Size, draw: Draw) -> Iterator[tuple[Scenario, float]]:
         noise = Noise(
             swing=random.uniform(0, 0.5),
             shock=random.uniform(0, 0.05),
-            shock_every=random.uniform(300, 1800),
-            shock_lasts=random.uniform(15, 120),
+            shock_every=timedelta(seconds=random.uniform(300, 1800)),
+            shock_lasts=timedelta(seconds=random.uniform(15, 120)),
             cluster=random.uniform(1, 6),
             hiccup=random.uniform(0.1, 1),
             blip=random.uniform(0, 0.1),
-            blip_lasts=random.uniform(5, 40),
+            blip_lasts=timedelta(seconds=random.uniform(5, 40)),
         )
         stable = float(np.exp(random.uniform(np.log(0.0001), np.log(0.005))))
         rate = float(np.exp(random.uniform(np.log(5), np.log(2000))))

@@ -10,6 +10,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.lab.service import Noise
+
 Floats: TypeAlias = NDArray[np.float64]
 Bools: TypeAlias = NDArray[np.bool_]
 
@@ -22,36 +24,6 @@ _MINUTE = 60 // SLOT
 _ROUND = SCRAPE // SLOT
 _HALF_PODS = 5
 """Ten pods of stable, and one of the canary for each 10 % of its weight."""
-
-
-@dataclass(frozen=True)
-class Noise:
-    """What else happens to a good service.
-
-    `swing`: standard deviation of the traffic's logarithm (AR(1)), and height of a wave of two hours over it.
-    `shock`: more bad requests of both arms, for about `shock_lasts` seconds every `shock_every`. `cluster`: bad
-    requests come so many at a time (mean of a geometric). `hiccup`: coefficient of variation of each pod's bad
-    share, drawn anew every minute. `blip`: bad share of the canary in its first `blip_lasts` seconds.
-    """
-
-    swing: float = 0.0
-    shock: float = 0.0
-    shock_every: float = 600.0
-    shock_lasts: float = 45.0
-    cluster: float = 1.0
-    hiccup: float = 0.0
-    blip: float = 0.0
-    blip_lasts: float = 20.0
-
-
-NOISES = {
-    "clean": Noise(),
-    "bursty": Noise(swing=0.3, shock=0.03),
-    "cluster": Noise(cluster=4.0),
-    "hiccup": Noise(hiccup=1.0),
-    "blip": Noise(blip=0.05),
-    "hostile": Noise(swing=0.3, shock=0.03, cluster=4.0, hiccup=1.0, blip=0.05),
-}
 
 
 @dataclass(frozen=True)
@@ -150,11 +122,11 @@ class World:
         arms = [scenario.canary if turned else scenario.stable, scenario.stable, scenario.stable]
         share = np.array(arms)[None, :, :] * self._multiplier[:, :, None]
         if noise.shock:
-            begins = self.random.random(self.rollouts) < SLOT / noise.shock_every
-            lasts = self.random.uniform(2 / 3, 4 / 3, self.rollouts) * noise.shock_lasts
+            begins = self.random.random(self.rollouts) < SLOT / noise.shock_every.total_seconds()
+            lasts = self.random.uniform(2 / 3, 4 / 3, self.rollouts) * noise.shock_lasts.total_seconds()
             self._shock_left = np.where(begins, lasts, np.maximum(0, self._shock_left - SLOT))
             share += np.where(self._shock_left > 0, noise.shock, 0)[:, None, None]
-        if noise.blip and at < noise.blip_lasts:
+        if noise.blip and at < noise.blip_lasts.total_seconds():
             share[:, CANARY] = np.maximum(share[:, CANARY], noise.blip)
         return np.clip(share, 0, 1)
 
