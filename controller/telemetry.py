@@ -346,7 +346,7 @@ def _weights(observation: Observation) -> dict[str, int]:
 
 def _ratios(state: State, observation: Observation) -> dict[tuple[str, str, str], float]:
     """Of the newest sample that has requests, of each rule and arm."""
-    arms = observation.measurements.arms if observation.measurements else {}
+    arms = observation.arms
     compared = {question.name for target in state.targets for question in compare.questions(state, target.name)}
     kept = {key: arm for key, arm in arms.items() if key[1] not in compared}
     newest = {key: next((s for s in reversed(arm.samples) if s.total), None) for key, arm in kept.items()}

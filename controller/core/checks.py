@@ -283,7 +283,7 @@ EXPECTED_MIN = 50
 
 def _unanswered(state: State, observation: Observation, longest: timedelta, *, rejected: bool) -> Finding | None:
     """The metrics of both arms are new, stable answers requests, and the canary has answered none for so long."""
-    arms = observation.measurements.arms if observation.measurements else {}
+    arms = observation.arms
     if state.settled_at is None or state.stage is not None or state.weight >= 100:
         return None
     for target, _ in targets(state, observation, Strategy.CANARY):

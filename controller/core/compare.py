@@ -43,7 +43,7 @@ def begin(state: State, observation: Observation, policy: Policy, now: datetime)
     """What is known of stable when a change starts: its canary will be compared with that, and with stable itself."""
     if policy.analysis.statistical is Statistical.OFF:
         return ()
-    arms = observation.measurements.arms if observation.measurements else {}
+    arms = observation.arms
     profiles = observation.measurements.profiles if observation.measurements else {}
     found = []
     for target in state.targets:
@@ -78,7 +78,7 @@ def follow(
     state: State, observation: Observation, policy: Policy, target: Target, since: datetime, now: datetime
 ) -> tuple[Comparison, ...]:
     """The comparisons of a target, with all samples taken in. `since`: when its pods first had traffic."""
-    arms = observation.measurements.arms if observation.measurements else {}
+    arms = observation.arms
     return tuple(
         extend(c, sides(c, state, arms, since), stakes(c, policy), since, step_at(state, since), now)
         for c in state.comparisons
@@ -164,15 +164,16 @@ def evidence(c: Comparison, policy: Policy, *, fresh: bool) -> Evidence:
     about = terms(policy, c.rule)
     e_value = sequential.mean_e_value(c.monitors)
     won = sequential.fails(c.monitors, about)
-    canary, stable = c.burnt if c.burnt and not won else monitor.canary, monitor.stable
+    burnt = None if won else c.burnt
+    canary, stable = burnt or monitor.canary, monitor.stable
     edge = c.edges[c.monitors.index(monitor)] if c.edges else None
     does = f"answers slower than {format_duration(edge)}" if edge else "fails"
-    text = f"{c.target} {does} {_share(canary)} of {canary.total:,.0f} requests"
-    if c.burnt and not won:
+    text = f"{c.target} {does} {percent(canary)} of {canary.total:,.0f} requests"
+    if burnt:
         text += " in a minute, no stable beside it"
     else:
-        text += f", stable {_share(stable)} of {stable.total:,.0f}" if monitor.compared else ", no stable beside it"
-    verdict, why = _verdict(c, policy, about, e_value, fresh=fresh)
+        text += f", stable {percent(stable)} of {stable.total:,.0f}" if monitor.compared else ", no stable beside it"
+    verdict, why = _verdict(c, policy, about, e_value, won=won, fresh=fresh)
     return Evidence(
         rule=c.rule,
         target=c.target,
@@ -184,13 +185,14 @@ def evidence(c: Comparison, policy: Policy, *, fresh: bool) -> Evidence:
         bad=round(canary.bad),
         stable_requests=round(stable.total),
         stable_bad=round(stable.bad),
-        interval=share(canary),
+        interval=interval(canary),
         data_at=monitor.at if canary.total else None,
     )
 
 
-def _verdict(c: Comparison, policy: Policy, about: Terms, e_value: float, *, fresh: bool) -> tuple[Verdict, str]:
-    won = sequential.fails(c.monitors, about)
+def _verdict(
+    c: Comparison, policy: Policy, about: Terms, e_value: float, *, won: bool, fresh: bool
+) -> tuple[Verdict, str]:
     observed = policy.analysis.statistical is Statistical.OBSERVE
     if won or c.burnt or (observed and c.failed_at):
         if won or not c.burnt:
@@ -215,11 +217,12 @@ def _times(canary: Counts, stable: Counts) -> str:
     return f" (at least {least} times as often)" if math.isinf(high) else f" ({least} to {most} times as often)"
 
 
-def _share(counts: Counts) -> str:
+def percent(counts: Counts) -> str:
+    """The share of bad ones, to a hundredth of a percent."""
     return format_ratio(round(counts.ratio, 4))
 
 
-def share(counts: Counts) -> tuple[Ratio, ...]:
+def interval(counts: Counts) -> tuple[Ratio, ...]:
     """The least and the greatest share of bad ones that the counts go with, at 95 %; empty without any."""
     return tuple(Ratio(round(bound, 4)) for bound in share_interval(counts)) if counts.total else ()
 

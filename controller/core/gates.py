@@ -183,7 +183,7 @@ def stable_out_of_budget(state: State, observation: Observation, policy: Policy,
         return None
     if any(ruling.over_budget for ruling in approvals(state, observation, now)):
         return None
-    arms = observation.measurements.arms if observation.measurements else {}
+    arms = observation.arms
     for target in state.targets:
         for rule in policy.rules if target.stable_revision else ():
             arm = arms.get((target.name, rule.name, "stable"))
@@ -204,7 +204,7 @@ def unseen(state: State, observation: Observation, policy: Policy, now: datetime
     """The source finds nothing of stable, so it would find nothing of its canary either."""
     if observation.change.type is ChangeType.EMERGENCY or free(state, observation, policy, now):
         return None
-    arms = observation.measurements.arms if observation.measurements else {}
+    arms = observation.arms
     for target in state.targets:
         for rule in policy.rules if target.strategy is Strategy.CANARY else ():
             if arms.get((target.name, rule.name, "stable"), Arm()).fresh_at is None:

@@ -7,6 +7,7 @@ from controller.core import compare, slo
 from controller.core.blocks import Counts
 from controller.core.checks import low_traffic_until
 from controller.core.codec import Ratio, format_duration, format_ratio
+from controller.core.compare import percent
 from controller.core.decisions import hurried
 from controller.core.model import (
     Evidence,
@@ -71,7 +72,7 @@ def judge(state: State, observation: Observation, policy: Policy, now: datetime)
 def _read(state: State, observation: Observation, policy: Policy, target: Target, rule: Rule, now: datetime) -> Reading:
     measured, since = observation.measurements, exposed_since(state)
     assert since is not None
-    canary, stable = compare.arms_of(state, target.name, rule.name, measured.arms if measured else {}, since)
+    canary, stable = compare.arms_of(state, target.name, rule.name, observation.arms, since)
     known = next((b for b in state.breaches if (b.rule, b.target) == (rule.name, target.name)), None)
     stale_after = policy.metrics.stale_after
     return Reading(
@@ -100,23 +101,23 @@ def _evidence(state: State, observation: Observation, policy: Policy, r: Reading
     bad, total = slo.counts(r.canary, since)
     stable_bad, stable_total = slo.counts(r.stable, since)
     at = r.breach.last_at or now
-    share = Share(*slo.window(r.canary.samples, at, r.rule.window))
-    stable = Share(*slo.window(r.stable.samples, at, r.rule.window))
+    share = Counts(*slo.window(r.canary.samples, at, r.rule.window))
+    stable = Counts(*slo.window(r.stable.samples, at, r.rule.window))
     known = next((e for e in state.evidence if (e.rule, e.target) == (r.rule.name, r.target.name)), None)
     had = Ratio(round(stable.ratio, 4)) if stable.total else known.stable if known else None
     compared = had if state.stage is Stage.WATCH else stable.ratio if stable.total else None
     spared = compared is not None and compared >= share.ratio
     verdict, why = _verdict(state, observation, policy, r, now, spared=spared)
     limit = r.rule.bad_ratio_max
-    counted = f"{share} of {share.total:.0f} {r.rule.of} in {format_duration(r.rule.window)}"
-    also = f"; stable is failing too ({stable})" if stable.total and stable.ratio > limit else ""
-    beside = f", stable {stable}" if state.stage is not Stage.WATCH else ", promoted"
+    counted = f"{percent(share)} of {share.total:.0f} {r.rule.of} in {format_duration(r.rule.window)}"
+    also = f"; stable is failing too ({percent(stable)})" if stable.total and stable.ratio > limit else ""
+    beside = f", stable {percent(stable)}" if state.stage is not Stage.WATCH else ", promoted"
     text = f"{r.target.name} {r.rule.does} {counted} (limit {format_ratio(limit)}{beside}){why}{also}"
     return Evidence(
         rule=r.rule.name,
         target=r.target.name,
         verdict=verdict,
-        value=str(share),
+        value=percent(share),
         threshold=format_ratio(limit),
         message=f"{r.rule.name}: {text}"[:MESSAGE_MAX],
         requests=round(total),
@@ -124,7 +125,7 @@ def _evidence(state: State, observation: Observation, policy: Policy, r: Reading
         stable_requests=round(stable_total),
         stable_bad=round(stable_bad),
         window=r.rule.window,
-        interval=compare.share(Counts(bad, total)),
+        interval=compare.interval(Counts(bad, total)),
         data_at=r.breach.last_at if r.canary.samples else None,
         stable=had,
     )
@@ -152,16 +153,3 @@ def _verdict(
     if now < low_traffic_until(state, policy) or held:
         return Verdict.INCONCLUSIVE, f"; {requests:.0f} of {policy.min_requests} requests yet"
     return Verdict.PASS, "; low evidence"
-
-
-@dataclass(frozen=True)
-class Share:
-    bad: float
-    total: float
-
-    @property
-    def ratio(self) -> float:
-        return self.bad / self.total if self.total else 0.0
-
-    def __str__(self) -> str:
-        return format_ratio(round(self.ratio, 4))

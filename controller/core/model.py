@@ -724,3 +724,8 @@ class Observation:
     """`Reason: text` for what the controller itself lacks: admission policies, rights."""
     refusal: str = ""
     """`Reason: text` of the last write towards this state, if the API server refused it."""
+
+    @property
+    def arms(self) -> Mapping[tuple[str, str, str], Arm]:
+        """What was measured, as in Measurements; nothing while nothing was."""
+        return self.measurements.arms if self.measurements else {}

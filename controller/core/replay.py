@@ -27,7 +27,7 @@ def record(before: State, after: State, observation: Observation, policy: Policy
     since = exposed_since(judged)
     if since is None or after.measured_at == before.measured_at:
         return {}
-    arms = observation.measurements.arms if observation.measurements else {}
+    arms = observation.arms
     verdicts = {(e.rule, e.target): e.verdict.value for e in after.evidence}
     known = {(b.rule, b.target): b for b in before.breaches}
     limits = []
@@ -58,7 +58,7 @@ def _comparisons(
     since: datetime,
     verdicts: dict[tuple[str, str], str],
 ) -> Iterator[JSON]:
-    arms = observation.measurements.arms if observation.measurements else {}
+    arms = observation.arms
     began = {(c.rule, c.target): c for c in before.comparisons}
     for new in after.comparisons:
         old = began.get((new.rule, new.target), new)
