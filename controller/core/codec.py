@@ -101,7 +101,7 @@ def digest(value: JSON) -> str:
 
 
 def encode(value: object) -> JSON:
-    """JSON of a dataclass; fields that are None or empty, and may be missing, are left out."""
+    """JSON of a dataclass; fields that are None or empty, and are that too when they are missing, are left out."""
     return _encode(value, type(value))
 
 
@@ -111,7 +111,7 @@ def _encode(value: Any, kind: Any) -> JSON:
     if dataclasses.is_dataclass(value):
         hints = _hints(typing.cast(Any, type(value)))
         pairs = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
-        return {camel(f.name): _encode(v, hints[f.name]) for f, v in pairs if not (v in EMPTY and _optional(f))}
+        return {camel(f.name): _encode(v, hints[f.name]) for f, v in pairs if not (v in EMPTY and _default(f) == v)}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, datetime):
@@ -125,6 +125,10 @@ def _encode(value: Any, kind: Any) -> JSON:
 
 def _optional(field: "dataclasses.Field[Any]") -> bool:
     return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def decode(kind: type[T], data: JSON, path: str = "") -> T:
