@@ -21,7 +21,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from controller.core import compare
 from controller.core.change import printable
-from controller.core.codec import JSON
+from controller.core.codec import JSON, encode
 from controller.core.model import Change, Evidence, Observation, Phase, Ruling, State, Verdict
 from controller.core.notices import overdue
 from controller.core.sequential import mean_e_value
@@ -241,6 +241,7 @@ class Telemetry:
             rule=evidence.rule if evidence else None,
             value=evidence.value if evidence else None,
             threshold=evidence.threshold if evidence else None,
+            evidence=encode(evidence) if evidence else None,
             message=after.message,
         )
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import structlog
 
-from controller.core.codec import Ratio
+from controller.core.codec import Ratio, encode
 from controller.core.model import (
     Change,
     Comparison,
@@ -123,6 +123,7 @@ def test_a_decision_is_one_line_with_every_key(lines: io.StringIO) -> None:
         "rule": "error-rate",
         "value": "0%",
         "threshold": "1%",
+        "evidence": encode(PASSING),
         "message": "50 % until 08:10:00 UTC",
     }
 

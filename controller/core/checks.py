@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from math import ceil
 
-from controller.core import compare, slo
+from controller.core import compare, sentences, slo
 from controller.core.change import AUTO, RETRY, TYPE, Problem, change_type
 from controller.core.codec import format_duration
 from controller.core.decisions import hurried
@@ -292,11 +292,16 @@ def _unanswered(state: State, observation: Observation, longest: timedelta, *, r
             continue
         last = max([state.settled_at, *(sample.at for sample in canary.samples if sample.total)])
         silent = min(canary.fresh_at, stable.fresh_at) - last
-        expected = slo.counts(stable, last)[1] * state.weight / (100 - state.weight)
+        answered = slo.counts(stable, last)[1]
+        expected = answered * state.weight / (100 - state.weight)
         if silent >= longest and expected >= EXPECTED_MIN:
-            lasted = format_duration(silent - silent % timedelta(seconds=1))
-            what = f"answers none of about {expected:.0f} requests in {lasted}, and stable answers its own"
-            return Finding("NoTraffic", f"the canary of {target.name} {what}", rejected=rejected)
+            text = (
+                f"answered none of the about {expected:,.0f} requests of its {state.weight} % in "
+                f"{sentences.seconds(silent)}; stable answered {answered:,.0f}"
+            )
+            return Finding(
+                "NoTraffic", sentences.sentence("no-traffic", f"the canary of {target.name}", text), rejected=rejected
+            )
     return None
 
 

@@ -3,11 +3,10 @@
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from controller.core import compare, slo
+from controller.core import compare, sentences, slo
 from controller.core.blocks import Counts
 from controller.core.checks import low_traffic_until
-from controller.core.codec import Ratio, format_duration, format_ratio
-from controller.core.compare import percent
+from controller.core.codec import format_duration, format_ratio
 from controller.core.decisions import hurried
 from controller.core.model import (
     Evidence,
@@ -21,9 +20,8 @@ from controller.core.model import (
 )
 from controller.core.policy import ChangeType, ErrorRate, LogErrors, LowTraffic, Policy, Rule
 from controller.core.samples import Arm
+from controller.core.sentences import percent
 from controller.core.slo import Breach
-
-MESSAGE_MAX = 240
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,8 @@ def judge(state: State, observation: Observation, policy: Policy, now: datetime)
     compared = tuple(c for t in exposed for c in compare.follow(state, observation, policy, t, since, now))
     told = [_evidence(state, observation, policy, r, now) for r in readings]
     seeing = {r.target.name for r in readings if r.rule.name == ErrorRate.name and r.fresh}
-    told += [compare.evidence(c, policy, fresh=c.target in seeing) for c in compared]
+    problem = measured.problem if measured else ""
+    told += [compare.evidence(c, policy, fresh=c.target in seeing, problem=problem) for c in compared]
     return replace(
         state,
         breaches=tuple(r.breach for r in readings),
@@ -98,58 +97,70 @@ def exposed_since(state: State) -> datetime | None:
 
 def _evidence(state: State, observation: Observation, policy: Policy, r: Reading, now: datetime) -> Evidence:
     since = state.settled_at or state.entered_at or now
-    bad, total = slo.counts(r.canary, since)
-    stable_bad, stable_total = slo.counts(r.stable, since)
-    at = r.breach.last_at or now
-    share = Counts(*slo.window(r.canary.samples, at, r.rule.window))
-    stable = Counts(*slo.window(r.stable.samples, at, r.rule.window))
-    known = next((e for e in state.evidence if (e.rule, e.target) == (r.rule.name, r.target.name)), None)
-    had = Ratio(round(stable.ratio, 4)) if stable.total else known.stable if known else None
-    compared = had if state.stage is Stage.WATCH else stable.ratio if stable.total else None
-    spared = compared is not None and compared >= share.ratio
+    canary, stable = (Counts(*slo.counts(arm, since)) for arm in (r.canary, r.stable))
+    at, rule = r.breach.last_at or now, r.rule
+    lately, stable_lately = (Counts(*slo.window(arm.samples, at, rule.window)) for arm in (r.canary, r.stable))
+    known = next((e for e in state.evidence if (e.rule, e.target) == (rule.name, r.target.name)), None)
+    had = sentences.share(stable_lately) if stable_lately.total else known.stable if known else None
+    compared = had if state.stage is Stage.WATCH else stable_lately.ratio if stable_lately.total else None
+    spared = compared is not None and compared >= lately.ratio
     verdict, why = _verdict(state, observation, policy, r, now, spared=spared)
-    limit = r.rule.bad_ratio_max
-    counted = f"{percent(share)} of {share.total:.0f} {r.rule.of} in {format_duration(r.rule.window)}"
-    also = f"; stable is failing too ({percent(stable)})" if stable.total and stable.ratio > limit else ""
-    beside = f", stable {percent(stable)}" if state.stage is not Stage.WATCH else ", promoted"
-    text = f"{r.target.name} {r.rule.does} {counted} (limit {format_ratio(limit)}{beside}){why}{also}"
+    if state.stage is not Stage.WATCH:
+        beside = f"; {sentences.beside(stable_lately, rule.bad_ratio_max)}"
+    else:
+        beside = "" if had is None else f"; stable had {format_ratio(had)} before"
+    did = sentences.did(rule, lately, f" in {format_duration(rule.window)}")
     return Evidence(
-        rule=r.rule.name,
+        rule=rule.name,
         target=r.target.name,
         verdict=verdict,
-        value=percent(share),
-        threshold=format_ratio(limit),
-        message=f"{r.rule.name}: {text}"[:MESSAGE_MAX],
-        requests=round(total),
-        bad=round(bad),
-        stable_requests=round(stable_total),
-        stable_bad=round(stable_bad),
-        window=r.rule.window,
-        interval=compare.interval(Counts(bad, total)),
+        value=percent(lately),
+        threshold=sentences.limit(rule.bad_ratio_max),
+        message=sentences.sentence(rule.name, r.target.name, f"{did}{_against_limit(r)}{beside}{why}"),
+        requests=round(canary.total),
+        bad=round(canary.bad),
+        stable_requests=round(stable.total),
+        stable_bad=round(stable.bad),
+        window=rule.window,
+        interval=sentences.share_bounds(canary),
+        times=sentences.times_bounds(canary, stable),
+        began_at=since,
         data_at=r.breach.last_at if r.canary.samples else None,
         stable=had,
     )
+
+
+def _against_limit(r: Reading) -> str:
+    limit, bad_for = sentences.limit(r.rule.bad_ratio_max), sentences.seconds(r.breach.bad_for)
+    if r.breach.bad_for >= r.rule.sustained:
+        return f", above its limit of {limit} for {bad_for}"
+    if r.breach.last_bad:
+        return f", above its limit of {limit} for {bad_for} ({format_duration(r.rule.sustained)} take it back)"
+    return f" (limit {limit})"
 
 
 def _verdict(
     state: State, observation: Observation, policy: Policy, r: Reading, now: datetime, *, spared: bool
 ) -> tuple[Verdict, str]:
     """And what is to be said of it. `spared`: an Emergency is not rolled back to what fails as much."""
-    bad_for, sustained = r.breach.bad_for, r.rule.sustained
-    if bad_for >= sustained and not (spared and observation.change.type is ChangeType.EMERGENCY):
-        return Verdict.FAIL, f" for {format_duration(bad_for)}"
+    if r.breach.bad_for >= r.rule.sustained:
+        if spared and observation.change.type is ChangeType.EMERGENCY:
+            return Verdict.INCONCLUSIVE, "; an Emergency does not go back to what is no better"
+        return Verdict.FAIL, ""
     if not r.fresh:
-        return Verdict.INCONCLUSIVE, "; no fresh data"
+        measured = observation.measurements
+        return Verdict.INCONCLUSIVE, sentences.stale(r.canary.fresh_at, measured.problem if measured else "")
     if r.breach.last_bad:
-        return Verdict.INCONCLUSIVE, f" for {format_duration(bad_for)} of {format_duration(sustained)}"
+        return Verdict.INCONCLUSIVE, ""
     if state.promoted:  # the steps are behind it: only a breach counts now
         return Verdict.PASS, ""
     if r.canary.fresh_at is None or state.settled_at is None or r.canary.fresh_at <= state.settled_at:
-        return Verdict.INCONCLUSIVE, "; no data newer than the step"
+        return Verdict.INCONCLUSIVE, "; no data newer than this step yet"
     _, requests = slo.counts(r.canary, state.settled_at)
     if requests >= policy.min_requests or isinstance(r.rule, LogErrors):  # a good version may log nothing
         return Verdict.PASS, ""
+    counted = f"{requests:,.0f} of the {policy.min_requests:,} requests that a verdict needs"
     held = policy.low_traffic is LowTraffic.HOLD and not hurried(state)
     if now < low_traffic_until(state, policy) or held:
-        return Verdict.INCONCLUSIVE, f"; {requests:.0f} of {policy.min_requests} requests yet"
-    return Verdict.PASS, "; low evidence"
+        return Verdict.INCONCLUSIVE, f"; so far {counted}"
+    return Verdict.PASS, f"; low evidence: {counted}"

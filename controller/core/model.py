@@ -209,7 +209,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Evidence:
-    """One rule's verdict and the numbers that it stands on: those of the step, up to `data_at` on the data's clock."""
+    """One rule's verdict and the numbers that it stands on.
+
+    Requests are those of the step, counted from `began_at` to `data_at` on the data's clock.
+    """
 
     rule: str
     target: str
@@ -220,14 +223,18 @@ class Evidence:
     requests: int = 0
     bad: int = 0
     data_at: datetime | None = None
+    began_at: datetime | None = None
     stable: Ratio | None = None
     """The share of bad requests that stable had when it last had any."""
     stable_requests: int = 0
     stable_bad: int = 0
     window: timedelta | None = None
-    """`value` is the share in it; absent: `value` and `threshold` are e-values, of the evidence since the start."""
+    """`value` is the share in it, `threshold` the limit; absent: both are e-values, of the evidence since the start."""
     interval: tuple[Ratio, ...] = ()
     """The least and the greatest share of bad requests that `bad` of `requests` go with, at 95 %."""
+    times: tuple[float, ...] = ()
+    """How many times as often as stable's its requests are bad: at least and, where there is a bound, at most, at 95 %.
+    Empty where there is nothing to compare."""
 
 
 @dataclass(frozen=True)

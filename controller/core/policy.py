@@ -147,7 +147,7 @@ class ErrorRate:
 
     name = "error-rate"
     slower_than = None
-    does, of = "fails", "requests"
+    of = "requests"
     bad_events = "failed requests"
 
     @property
@@ -176,12 +176,8 @@ class Slo:
         return self.burn_max * (1 - self.objective)
 
     @property
-    def does(self) -> str:
-        return f"answers slower than {format_duration(self.slower_than)}" if self.slower_than else "fails"
-
-    @property
     def bad_events(self) -> str:
-        return self.does if self.slower_than else "failed requests"
+        return f"answers slower than {format_duration(self.slower_than)}" if self.slower_than else "failed requests"
 
 
 @dataclass(frozen=True)
@@ -202,7 +198,7 @@ class LogErrors:
 
     name = "log-errors"
     slower_than = None
-    does, of = "logs errors in", "lines"
+    of = "lines"
     bad_events = "errors among the lines logged"
 
     @property
@@ -228,8 +224,8 @@ BUDGET = Ratio(0.01)
 class Analysis:
     """The comparison with stable (core/sequential.py), which finds a worse version before the limits do.
 
-    A good canary may be `tolerated` times as bad as stable, and `slack` more; of a hundred of them
-    `false_rollback_budget` at most are rolled back by it.
+    A good canary may fail `tolerated` times as often as stable, and `slack` more; how much slower it may be is fixed
+    (`sequential.LATENCY`). Of a hundred of them `false_rollback_budget` at most are rolled back by it.
     """
 
     statistical: Statistical = Statistical.ON
@@ -244,6 +240,8 @@ class Question:
 
     name: str
     slower_than: timedelta | None = None
+
+    of = "requests"
 
 
 @dataclass(frozen=True)

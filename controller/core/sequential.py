@@ -155,7 +155,8 @@ def _settle(m: Monitor, block: Block, step_at: datetime, terms: Terms) -> Monito
     canary, stable, compared = block.canary, block.stable, not is_alone(block)
     new_step = block.at > step_at and m.step_at != step_at
     step_blocks = 0 if new_step else m.step_blocks
-    shocked = stable.bad >= terms.shock_bad_min and stable.ratio > terms.shock * m.known.ratio
+    unusual = m.known.total > 0 and stable.ratio > terms.shock * m.known.ratio
+    shocked = stable.bad >= terms.shock_bad_min and unusual
     capital, rest = m.capital, m.rest
     if compared or terms.severe is not None:
         staked = rest * _stake(m, terms, new_step=new_step, shocked=shocked)
@@ -266,9 +267,14 @@ def burning(monitor: Monitor, canary: Arm, since: datetime, terms: Terms) -> dat
     """
     if monitor.compared:
         return None
-    ratio_max = max(terms.burns * terms.limit, _BURN_OF_STABLE * monitor.known.ratio)
+    ratio_max = burn_ratio_max(monitor, terms)
     moments = (sample.at for sample in canary.samples if sample.at > since)
     return next((at for at in moments if _burns(canary, at, ratio_max, monitor.dispersion.phi)), None)
+
+
+def burn_ratio_max(m: Monitor, terms: Terms) -> float:
+    """B: the bad share over a minute that is too much to wait, without stable to compare with."""
+    return max(terms.burns * terms.limit, _BURN_OF_STABLE * m.known.ratio)
 
 
 def _burns(canary: Arm, at: datetime, ratio_max: float, phi: float) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from controller.core import compare, slo
+from controller.core import compare, sentences, slo
 from controller.core.blocks import Counts, History, recall
 from controller.core.codec import format_duration, format_ratio
 from controller.core.model import Measurements
@@ -176,7 +176,8 @@ def _of_rule(path: str, rule: Rule, policy: Policy, today: Today) -> Iterator[st
     limit, had = rule.bad_ratio_max, today.bad.get(rule.name)
     if had is None:
         return
-    shown = f"{path}: stable {rule.does} {_percent(had)} of its {rule.of}, limit {_percent(limit)}"
+    does = sentences.does(rule, f"{_percent(had)} of its {rule.of}")
+    shown = f"{path}: stable {does}, limit {_percent(limit)}"
     if had > limit:
         yield f"{shown}: no change starts (StableOutOfBudget)"
     elif had > limit / 2:

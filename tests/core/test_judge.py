@@ -68,13 +68,17 @@ def test_what_an_earlier_canary_of_that_name_answered_does_not_count() -> None:
 def test_five_minutes_above_the_limit_fail() -> None:
     found = evidence(arm(*BAD_FOR_FIVE_MINUTES, fresh=320), arm(*GOOD, fresh=320), 320)
     assert found.verdict is Verdict.FAIL
-    assert found.message == "error-rate: shop fails 10% of 600 requests in 1m (limit 1%, stable 0%) for 5m10s"
+    assert (found.value, found.threshold, found.window) == ("10%", "1%", timedelta(minutes=1))
+    assert (found.bad, found.requests, found.stable_bad, found.stable_requests) == (320, 3200, 0, 3200)
+    assert (found.interval, found.times) == ((0.0901, 0.1109), (83.3,))
+    assert (found.began_at, found.data_at) == (START, at(320))
 
 
 def test_stable_failing_too_is_said() -> None:
     found = evidence(arm(*BAD_FOR_FIVE_MINUTES, fresh=320), arm(*BAD_FOR_FIVE_MINUTES, fresh=320), 320)
     assert found.verdict is Verdict.FAIL
-    assert found.message.endswith("; stable is failing too (10%)")
+    assert found.message.endswith("; stable is failing too: 10% of 600")
+    assert found.times == (0.857, 1.17)
 
 
 def test_an_emergency_is_not_rolled_back_to_what_fails_as_much() -> None:
@@ -91,10 +95,10 @@ def test_stale_data_is_inconclusive_but_a_breach_it_proves_is_one() -> None:
 @pytest.mark.parametrize(
     ("now", "low_traffic", "verdict", "says"),
     [
-        (30, LowTraffic.CONTINUE, Verdict.INCONCLUSIVE, "; 3 of 75 requests yet"),
-        (599, LowTraffic.CONTINUE, Verdict.INCONCLUSIVE, "; 3 of 75 requests yet"),
-        (600, LowTraffic.CONTINUE, Verdict.PASS, "; low evidence"),
-        (6000, LowTraffic.HOLD, Verdict.INCONCLUSIVE, "; 3 of 75 requests yet"),
+        (30, LowTraffic.CONTINUE, Verdict.INCONCLUSIVE, "; so far 3 of the 75 requests that a verdict needs"),
+        (599, LowTraffic.CONTINUE, Verdict.INCONCLUSIVE, "; so far 3 of the 75 requests that a verdict needs"),
+        (600, LowTraffic.CONTINUE, Verdict.PASS, "; low evidence: 3 of the 75 requests that a verdict needs"),
+        (6000, LowTraffic.HOLD, Verdict.INCONCLUSIVE, "; so far 3 of the 75 requests that a verdict needs"),
     ],
 )
 def test_few_requests_pass_only_after_twice_the_bake(
@@ -124,7 +128,7 @@ def test_a_version_that_logs_nothing_passes_and_one_that_logs_errors_fails() -> 
     arms |= {("shop", "log-errors", "canary"): arm(*BAD_FOR_FIVE_MINUTES, fresh=320)}
     loud = log_evidence(arms, 320)
     assert loud.verdict is Verdict.FAIL
-    assert loud.message == "log-errors: shop logs errors in 10% of 600 lines in 1m (limit 1%, stable 0%) for 5m10s"
+    assert (loud.value, loud.window, loud.requests) == ("10%", timedelta(minutes=1), 3200)
 
 
 def log_evidence(arms: dict[tuple[str, str, str], Arm], now: float) -> Evidence:

@@ -29,7 +29,13 @@ def test_each_judgement_is_the_same_when_it_is_made_again(trouble: Trouble) -> N
     again = [each for record in made for each in replay(record)]
     assert len(made) > 5
     assert [each for each in again if each.differs] == []
-    assert {each.rule for each in again} == {"error-rate", "availability", "latency", "errors-vs-stable"}
+    assert {each.rule for each in again} == {
+        "error-rate",
+        "availability",
+        "latency",
+        "errors-vs-stable",
+        "latency-vs-stable",
+    }
 
 
 def test_the_limit_of_the_process_fails_again() -> None:

@@ -181,7 +181,7 @@ def test_a_service_as_prometheus_has_seen_it() -> None:
     assert found.bad == pytest.approx({"error-rate": 0.01, "availability": 0.01, "latency": 0.1})
     assert found.history.stable == Counts(300, 30_000)
     assert "20 requests/s, of which stable fails 1%" in found.describe()
-    assert "answers slower than 1s 10% of its requests, limit 14%" in starts(
+    assert "answers 10% of its requests slower than 1s, limit 14%" in starts(
         warned(about=found), "spec.slos[1] (latency): "
     )
 

@@ -304,6 +304,8 @@ FULL = State(
             stable_bad=9,
             window=timedelta(minutes=1),
             interval=(Ratio(0.13), Ratio(0.29)),
+            times=(12.0, 44.0),
+            began_at=MOMENT,
         ),
     ),
     history=(Transition(MOMENT, Phase.PROGRESSING, 1, 50, "Advanced", "step 2 of 3: 50 %", Stage.ROLL),),

@@ -5,17 +5,21 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
+import structlog
 import yaml
 
 from controller.core.model import Change, Observation, Phase, Receipt, State
 from controller.core.notices import Route, notice_id
 from controller.core.plan import Intent
-from controller.core.policy import ChangeType, Policy, Step, parse_policy
+from controller.core.policy import Analysis, ChangeType, Policy, Step, parse_policy
+from controller.core.sentences import MESSAGE_MAX
 from controller.errors import ConflictError
 from controller.metrics.presets import PRESETS
 from controller.reconcile import LAST_WORDS_MAX, Outbox
+from controller.telemetry import Telemetry
 from tests.simulation.test_world import SHIPPED, policy
 from tests.simulation.world import BEGIN, MAIN, Trouble, World
 
@@ -217,3 +221,52 @@ def test_an_hour_without_an_answer_is_overdue_to_the_second_though_the_change_is
     world.live(timedelta(), timedelta(seconds=3))
     assert world.state.notified_at is not None
     assert not world.state.warnings
+
+
+# --- One sentence, wherever it is read ---
+
+
+class Overheard(Heard):
+    """… with all that is said of it: Events, and lines of the log."""
+
+    def __init__(self, policy: Policy, trouble: Trouble) -> None:
+        self.events: list[str] = []
+        super().__init__(policy, trouble)
+
+    async def event(self, subject: dict[str, Any], reason: str, message: str, *, warning: bool) -> None:
+        self.events.append(f"{reason}: {message}")
+
+    async def commit(self, change: Change, state: State) -> str:
+        Telemetry().decision(change, self.state, state, Observation(change, {}, None))
+        return await super().commit(change, state)
+
+
+ERRORS = Trouble(errors_from=20, usual_ratio=0.02)
+
+
+@pytest.mark.parametrize(
+    ("changes", "trouble", "cause", "says"),
+    [
+        ({"analysis": Analysis()}, ERRORS, "WorseThanStable", "errors-vs-stable: shop fails "),
+        ({}, replace(ERRORS, error_ratio=0.3), "ErrorRate", "; stable is failing too: 2% of "),
+        ({}, Trouble(unanswered=True), "NoTraffic", "no-traffic: the canary of shop answered none of the about "),
+    ],
+)
+def test_a_verdict_says_the_same_in_status_event_log_and_notification(
+    changes: dict[str, Any], trouble: Trouble, cause: str, says: str
+) -> None:
+    world = Overheard(policy("standard", **changes), trouble)
+    with structlog.testing.capture_logs() as lines:
+        done = world.live()
+    assert done.cause == cause
+    sentence = next(record.message for record in done.history if record.phase is Phase.ROLLING_BACK)
+    assert says in sentence
+    assert len(sentence) <= MESSAGE_MAX
+    if cause != "NoTraffic":
+        assert sentence in {each.message for each in done.evidence}
+    assert f"{cause}: CHG-20261123-001: {sentence}" in world.events
+    (line,) = (each for each in lines if each["event"] == "decision" and each["message"] == sentence)
+    assert line["reason"] == cause
+    if cause != "NoTraffic":
+        assert line["evidence"]["message"] == sentence
+    assert any(f": {cause}: {sentence}" in words for _, _, words in world.heard)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from controller.core import compare
 from controller.core.change import REQUESTED_BY, TYPE
 from controller.core.checks import need
 from controller.core.codec import JSON
@@ -511,7 +512,7 @@ class World:
             return Measurements(self.now, problem=problem)
         arms: Mapping[tuple[str, str, str], Arm] = {
             ("shop", rule.name, arm): Arm(tuple(samples), self.scraped_at, SCRAPE)
-            for rule in self.policy.rules
+            for rule in (*self.policy.rules, *compare.questions(self.state, "shop"))
             for arm, samples in self.samples.items()
             if any(way.named for way in self.ways.values()) or arm == "stable"
         }
