@@ -5,7 +5,7 @@ shown yet. Lost scrapes only make a block longer. How the stream is cut into cal
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import reduce
@@ -21,7 +21,9 @@ _PART_OF_SCRAPE = 2 / 3
 """Pods are scraped one after another: a block that ends much sooner than a round of them would count a burst twice."""
 _BAD_MIN = 2
 """Fewer bad requests say nothing about how they are spread over pods."""
-_PRIOR, _PHI_MAX, _OUTLIER = 10.0, 50.0, 4.0
+_PRIOR, _PHI_MAX, _OUTLIER = 10.0, 50.0, 8.0
+_INCIDENT, _INCIDENT_BAD_MIN = 4.0, 5.0
+"""So many times what is usual, and so many at least, fail in an incident."""
 _SLOWER = (0.5, 0.1, 0.01)
 
 
@@ -97,11 +99,15 @@ def spread(samples: Iterable[Sample]) -> float | None:
     Its mean is 1 when each request is bad by chance alone, and the mean size (by request) of clusters when they come in
     clusters of one pod. With two pods it is `(x - fX)² / (Xf(1-f))`. None: fewer than two pods, or than two bad ones.
     """
+    return _uneven(_by_pod(samples))
+
+
+def _by_pod(samples: Iterable[Sample]) -> Collection[Counts]:
     pods: dict[str, Counts] = {}
     for sample in samples:
         for name, bad, total in sample.pods:
-            pods[name] = pods.get(name, Counts()) + Counts(bad, total)
-    return _uneven(pods.values())
+            pods[name] = pods.get(name, NO_REQUESTS) + Counts(bad, total)
+    return pods.values()
 
 
 def _uneven(parts: Iterable[Counts]) -> float | None:
@@ -155,12 +161,28 @@ def recall(stable: Arm) -> History:
     """
     every = stable.scraped_every or timedelta()
     spacing = timedelta(milliseconds=every * _PART_OF_SCRAPE // timedelta(milliseconds=1))
-    rounds = list(_rounds(stable.samples, spacing))
-    spreads = [spread(samples) for samples in rounds]
+    rounds, every_one = list(_rounds(stable.samples, spacing)), _sum(stable.samples)
+    spreads = [spread(samples) for samples in _without_incidents(rounds, every_one)]
     if all(value is None for value in spreads):
         spreads = [_uneven(map(_sum, pair)) for pair in zip(rounds[::2], rounds[1::2], strict=False)]
     dispersion = reduce(Dispersion.after, spreads, BY_CHANCE)
-    return History(_sum(stable.samples), dispersion, spacing)
+    return History(every_one, dispersion, spacing)
+
+
+def _without_incidents(rounds: Sequence[Sequence[Sample]], usual: Counts) -> Iterator[Sequence[Sample]]:
+    """The rounds less those in which pods failed together, and those beside them.
+
+    An incident of all says nothing about how bad requests cluster on one, but makes pods that were scraped just before
+    it began, or ended, differ from those that were scraped just after.
+    """
+    struck = [_together(samples, usual) for samples in rounds]
+    return (samples for n, samples in enumerate(rounds) if not any(struck[max(0, n - 1) : n + 2]))
+
+
+def _together(samples: Iterable[Sample], usual: Counts) -> bool:
+    """Whether the pods had far more bad requests than usual, even without the worst of them."""
+    others = sum(sorted(_by_pod(samples), key=lambda counts: counts.bad)[:-1], NO_REQUESTS)
+    return others.bad >= _INCIDENT_BAD_MIN and others.ratio > _INCIDENT * usual.ratio
 
 
 def _rounds(samples: Sequence[Sample], spacing: timedelta) -> Iterator[Sequence[Sample]]:

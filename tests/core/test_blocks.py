@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.core import blocks
 from controller.core.blocks import (
     BY_CHANCE,
     Block,
@@ -150,7 +152,7 @@ def test_where_pods_cannot_be_told_apart_clusters_show_in_time() -> None:
 def test_what_is_usual_is_known_and_what_happens_once_is_not() -> None:
     """A moment in which all of stable fails, seen by one scrape and not by another, says nothing of clusters."""
     calm = Dispersion(30.0, 30)
-    assert calm.after(300.0).phi < 1.1
+    assert calm.after(300.0).phi < 1.2
     assert calm.after(None) == calm
     clustered = BY_CHANCE
     for _ in range(60):
@@ -159,6 +161,31 @@ def test_what_is_usual_is_known_and_what_happens_once_is_not() -> None:
     for _ in range(1000):
         clustered = clustered.after(1e6)
     assert clustered.phi == 50
+
+
+def test_an_incident_of_all_pods_says_nothing_of_how_they_fail_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two pods, scraped five seconds apart, one has seen it and one has not when it begins or ends."""
+
+    def half_an_hour(begins: int) -> History:
+        samples = []
+        for n in range(120):
+            bad = 1.0 + 40 * (begins <= n < begins + 3)
+            samples += [
+                pods(15 * n, (bad, 500)),
+                replace(pods(15 * n + 5, (bad, 500)), pods=(("other", bad, 500),)),
+            ]
+        return recall(Arm(tuple(samples), scraped_every=timedelta(seconds=15)))
+
+    assert half_an_hour(60).dispersion.spread == 0
+    assert half_an_hour(60).stable.bad > 240, "it is part of what is usual all the same"
+    monkeypatch.setattr(blocks, "_together", lambda *_: False)
+    assert half_an_hour(60).dispersion.spread > 10, "the control"
+
+
+def test_what_one_pod_has_alone_is_no_incident() -> None:
+    """Clusters are as large, but they are of one pod."""
+    samples = [pods(15 * n, (30.0 * (n % 10 == 0), 500), (0.0, 500)) for n in range(120)]
+    assert recall(Arm(tuple(samples), scraped_every=timedelta(seconds=15))).dispersion.phi > 2
 
 
 def test_no_history_is_an_empty_one() -> None:
