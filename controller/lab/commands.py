@@ -120,6 +120,15 @@ def simulate(
         float, typer.Option(parser=ratio, metavar="PERCENT", help="Share of requests that the new version fails.")
     ],
     stable_errors: StableErrors = 0.001,
+    canary_slow: Annotated[
+        float,
+        typer.Option(
+            parser=ratio, metavar="PERCENT", help="… that takes longer than any SLO has it.", show_default="0%"
+        ),
+    ] = 0.0,
+    stable_slow: Annotated[
+        float, typer.Option(parser=ratio, metavar="PERCENT", help="The same of stable.", show_default="0%")
+    ] = 0.0,
     rps: Annotated[float, typer.Option(min=0.01, max=1e6, help="Requests a second to both versions together.")] = 50.0,
     onset: Annotated[
         timedelta,
@@ -162,7 +171,10 @@ def simulate(
     if runs > 1 and (svg or png):
         raise typer.BadParameter("one change is drawn: leave out --runs", param_hint="--svg, --png")
     kind, judged_by = load(policy)
-    scenario = Scenario(rps, stable_errors, canary_errors, onset, NOISES[noise], replicas, scrape, lag)
+    noises = NOISES[noise]
+    scenario = Scenario(
+        rps, stable_errors, canary_errors, onset, noises, replicas, scrape, lag, stable_slow, canary_slow
+    )
     about = describe(scenario, noise, judged_by, kind)
     typer.echo(f"{about}\n")
     if runs > 1:

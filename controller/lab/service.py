@@ -7,9 +7,10 @@ import math
 import random
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
 
 from controller.core.blocks import NO_REQUESTS, Counts
 from controller.core.model import Measurements
@@ -60,7 +61,8 @@ NOISES = {
 class Scenario:
     """`rps`: requests a second, of both versions together. `stable_errors`, `canary_errors`: shares between 0 and 1.
 
-    The new version fails as stable does until `onset` after the start of the change. What a scrape saw is known to
+    `stable_slow`, `canary_slow`: shares of requests that take longer than whatever is asked for, failed or not. The new
+    version fails, and is slow, as stable is until `onset` after the start of the change. What a scrape saw is known to
     Prometheus `lag` later.
     """
 
@@ -72,6 +74,15 @@ class Scenario:
     replicas: int = 10
     scrape: timedelta = timedelta(seconds=15)
     lag: timedelta = timedelta(seconds=30)
+    stable_slow: float = 0.0
+    canary_slow: float = 0.0
+
+
+class Bad(Enum):
+    """What may be wrong with a request."""
+
+    FAILED = auto()
+    SLOW = auto()
 
 
 @dataclass
@@ -79,7 +90,7 @@ class _Target:
     """What is scraped as one: a pod, or the proxy before all of them. Counts by workload, since its last scrape."""
 
     next_at: datetime
-    counted: dict[str, Counts]
+    counted: dict[tuple[str, Bad], Counts]
 
 
 class Service:
@@ -92,7 +103,7 @@ class Service:
         self._scenario, self._preset, self._begun_at, self._now = scenario, preset, begun_at, begun_at
         self._random = random.Random(seed)  # noqa: S311 (the same seed is to give the same requests)
         self._targets: dict[str, _Target] = {}
-        self._samples: dict[str, list[Sample]] = defaultdict(list)
+        self._samples: dict[tuple[str, Bad], list[Sample]] = defaultdict(list)
         self._swing, self._phase = 0.0, self._random.uniform(0, 2 * math.pi)
         self._shock_until = begun_at
         self._multipliers: dict[str, float] = {}
@@ -118,8 +129,9 @@ class Service:
         seen = set()
         for server in servers:
             total = poisson(self._random, requests * server.share)
-            bad = self._bad(total, min(1.0, self._share(server) + shock))
-            self._count(server, Counts(bad, total))
+            bad = self._bad(total, min(1.0, self._share(server, Bad.FAILED) + shock))
+            slow = binomial(self._random, total, self._share(server, Bad.SLOW))
+            self._count(server, {Bad.FAILED: Counts(bad, total), Bad.SLOW: Counts(slow, total)})
             seen.add(self._target_of(server))
         self._targets = {name: target for name, target in self._targets.items() if name in seen}
         for name, target in self._targets.items():
@@ -144,10 +156,12 @@ class Service:
             self._shock_until = self._now + self._random.uniform(2 / 3, 4 / 3) * noise.shock_lasts
         return noise.shock if self._now < self._shock_until else 0.0
 
-    def _share(self, server: Server) -> float:
-        """Of this pod's requests that fail."""
+    def _share(self, server: Server, of: Bad) -> float:
+        """Of this pod's requests that fail, or are slow."""
         scenario, noise = self._scenario, self._scenario.noise
         turned = server.new and self._now > self._turns_at
+        if of is Bad.SLOW:
+            return scenario.canary_slow if turned else scenario.stable_slow
         share = scenario.canary_errors if turned else scenario.stable_errors
         if noise.hiccup:
             if server.name not in self._multipliers:
@@ -172,44 +186,47 @@ class Service:
     def _target_of(self, server: Server) -> str:
         return server.name if self._preset.by_pods else ""
 
-    def _count(self, server: Server, counts: Counts) -> None:
+    def _count(self, server: Server, found: Mapping[Bad, Counts]) -> None:
         if server.new:
-            self.new += counts
+            self.new += found[Bad.FAILED]
         else:
-            self.stable += counts
+            self.stable += found[Bad.FAILED]
         name = self._target_of(server)
         if name not in self._targets:
             late = self._random.random() * self._scenario.scrape
             self._targets[name] = _Target(self._now + late, {})
         counted = self._targets[name].counted
-        counted[server.workload] = counted.get(server.workload, NO_REQUESTS) + counts
+        for of, counts in found.items():
+            key = server.workload, of
+            counted[key] = counted.get(key, NO_REQUESTS) + counts
 
     def _scrape(self, name: str, target: _Target) -> None:
-        for workload, counts in target.counted.items():
+        for key, counts in target.counted.items():
             pods = ((name, counts.bad, counts.total),) if name else ()
-            self._samples[workload].append(Sample(self._now, counts.bad, counts.total, pods))
-            target.counted[workload] = NO_REQUESTS
+            self._samples[key].append(Sample(self._now, counts.bad, counts.total, pods))
+            target.counted[key] = NO_REQUESTS
         target.next_at += self._scenario.scrape
 
     def measure(self, subjects: Iterable[Subject], now: datetime) -> Measurements:
-        """What Prometheus says of each arm. Of requests that take long, and of lines logged, none is bad."""
+        """What Prometheus says of each arm. Of lines logged none is bad."""
         arms: dict[tuple[str, str, str], Arm] = {}
         for subject in subjects:
             new = {subject.canary_pods.removesuffix("-")} - {""}
-            own = {subject.stable_pods.removesuffix("-")} if subject.source.by_pods else {*self._samples}
+            every = {workload for workload, _ in self._samples}
+            own = {subject.stable_pods.removesuffix("-")} if subject.source.by_pods else every
             for side, workloads in (("canary", new), ("stable", own - new - {canary_name(subject.target)})):
-                failed = self._arm(workloads, subject.since, now - self._scenario.lag)
-                good = replace(failed, samples=tuple(map(_without_bad, failed.samples)))
+                failed, slow = (self._arm(workloads, of, subject.since, now - self._scenario.lag) for of in Bad)
+                logged = replace(failed, samples=tuple(map(_without_bad, failed.samples)))
                 for rule in subject.rules:
-                    fine = rule.slower_than or isinstance(rule, LogErrors)
-                    arms[subject.target, rule.name, side] = good if fine else failed
+                    arm = logged if isinstance(rule, LogErrors) else slow if rule.slower_than else failed
+                    arms[subject.target, rule.name, side] = arm
         return Measurements(now, arms)
 
-    def _arm(self, workloads: Iterable[str], since: datetime, known_at: datetime) -> Arm:
+    def _arm(self, workloads: Iterable[str], of: Bad, since: datetime, known_at: datetime) -> Arm:
         moments: dict[datetime, list[Sample]] = defaultdict(list)
         fresh_at: datetime | None = None
         for workload in workloads:
-            samples = self._samples[workload]
+            samples = self._samples[workload, of]
             first, last = (bisect_right(samples, at, key=lambda sample: sample.at) for at in (since, known_at))
             for sample in samples[first:last]:
                 moments[sample.at].append(sample)

@@ -66,7 +66,7 @@ def simulate(policy: Policy, kind: ChangeType, scenario: Scenario, seed: str) ->
         service.serve(now, cluster.servers(BEGIN))
     service.begin(BEGIN)
     looks = tuple(play(policy, cluster, service, BEGIN, BEGIN + scenario.onset + 2 * policy.needs()))
-    worse = scenario.canary_errors > scenario.stable_errors
+    worse = scenario.canary_errors > scenario.stable_errors or scenario.canary_slow > scenario.stable_slow
     return Played(looks, BEGIN, BEGIN + scenario.onset if worse else None)
 
 
@@ -185,8 +185,10 @@ def p50_and_p90(values: Sequence[float]) -> tuple[float, float]:
 def describe(scenario: Scenario, noise: str, policy: Policy, kind: ChangeType) -> str:
     turns = f" from {format_duration(scenario.onset)} on" if scenario.onset else ""
     stable, new = format_ratio(scenario.stable_errors), format_ratio(scenario.canary_errors)
+    slow = f"; slow are {format_ratio(scenario.stable_slow)} and {format_ratio(scenario.canary_slow)}"
     return (
-        f"A {kind} change: stable fails {stable} of its requests, the new version {new}{turns}\n"
+        f"A {kind} change: stable fails {stable} of its requests, the new version {new}{turns}"
+        f"{slow if scenario.stable_slow or scenario.canary_slow else ''}\n"
         f"{scenario.rps:g} requests/s to {scenario.replicas} pods, noise {noise}; source {policy.metrics.preset}, "
         f"scraped every {format_duration(scenario.scrape)} and known {format_duration(scenario.lag)} later"
     )

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from controller.core.model import Phase, Stage
+from controller.core.model import Phase, Stage, Verdict
 from controller.core.policy import Analysis, ChangeType, LowTraffic, Policy, Statistical
 from controller.lab.play import judged_alone
 from controller.lab.policies import load
@@ -45,6 +45,22 @@ def test_control_without_the_statistics_it_takes_minutes_more() -> None:
     assert later.found_after
     assert later.found_after - bad.found_after > 4 * MINUTE
     assert later.failed > 3 * bad.failed
+
+
+def test_a_slower_version_goes_back_though_it_fails_as_seldom_as_stable() -> None:
+    slow = replace(GOOD, stable_slow=0.005, canary_slow=0.1)
+    found = played(slow)
+    assert found.end.cause == "WorseThanStable"
+    assert found.found_after
+    assert found.found_after < 2 * MINUTE
+    (failed,) = (e for e in found.end.evidence if e.verdict is Verdict.FAIL)
+    assert failed.rule == "latency-vs-stable"
+    assert "slower than 1s" in failed.message
+    assert played(slow, LIMITS_ALONE).end.phase is Phase.COMPLETED, "10 % are within the limit of 14.4 %"
+    assert played(replace(slow, canary_slow=0.005)).end.phase is Phase.COMPLETED
+    later = played(replace(slow, onset=3 * MINUTE))
+    assert later.verdict_at
+    assert later.verdict_at - later.begun_at > 3 * MINUTE
 
 
 @pytest.mark.parametrize(("ratio", "policy"), [(0.2, POLICY), (0.05, POLICY), (0.2, LIMITS_ALONE)])
