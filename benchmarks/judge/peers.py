@@ -89,7 +89,7 @@ def flagger(*, interval: int, threshold: int, weights: tuple[float, ...], checks
             passed += running & ~out & good
             failed += running & ~out & ~good
             end_at = np.where(np.isnan(end_at) & (passed >= checks * len(weights)), at, end_at)
-        return Played(found_at, world.failed_until(found_at))
+        return Played(found_at, world.failed_until(np.where(np.isnan(found_at), end_at, found_at)))
 
     return play
 
@@ -100,7 +100,7 @@ def kayenta(world: World) -> Floats:
     lag = int(world.scenario.lag)
     series = []
     for targets in ([CANARY], BOTH_HALVES):
-        counts = [world.seen(60 * (m + 1) + lag, 60 + lag, targets) for m in range(minutes)]
+        counts = [world.seen(60 * (m + 1) + lag, 60, targets) for m in range(minutes)]
         with np.errstate(invalid="ignore", divide="ignore"):
             series.append(np.stack([bad / total for bad, total in counts], axis=1))
     canary, stable = series

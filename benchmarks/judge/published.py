@@ -85,6 +85,12 @@ GOOD: Mapping[str, Mapping[str, float]] = {
 }  # fmt: skip
 """Percent of good canaries that are taken back, mean over rates and stable shares; `worst`: of statistics, one cell."""
 
+RANDOM: Mapping[str, float] = {
+    "the process's rule": 0.4, "Flagger 60s x5": 13.6, "Flagger's own schedule": 0.75, "Flagger 10s x10": 60,
+    "Argo tuned": 13.5, "Kayenta 5 min": 0.2, "plain mSPRT": 9.8, "Serin": 0.9,
+}  # fmt: skip
+"""Percent of good canaries of services at random; of Serin's, 0.08 by statistics."""
+
 SUITES: Mapping[str, Figure] = {
     "5 % from 12 min on, 500/s": Figure(95, 125),
     "100 % from 21 min on, 500/s": Figure(50, 65),

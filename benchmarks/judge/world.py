@@ -148,18 +148,18 @@ class World:
     # --- What a query says ---
 
     def seen(self, at: float, window: float, targets: Sequence[int]) -> tuple[Floats, Floats]:
-        """(bad, total) by rollout of what was scraped in the `window` before `at`, as far as it is known by then."""
-        end = int(at - self.scenario.lag) // SLOT
-        begin = max(0, int(at - window) // SLOT)
+        """(bad, total) by rollout of what was scraped in the newest `window` that is known of at `at`."""
+        known = at - self.scenario.lag
+        begin, end = (max(0, int(moment) // SLOT) for moment in (known - window, known))
         if end <= begin:
             return np.zeros(self.rollouts), np.zeros(self.rollouts)
         span = slice(begin, end)
         bad = self.bad[..., -1][:, list(targets), span].sum(axis=(1, 2))
         return bad, self.total[:, list(targets), span].sum(axis=(1, 2))
 
-    def failed_until(self, found_at: Floats) -> Floats:
-        """Bad requests of the canary until it was taken back (seconds, NaN: never), from the onset on."""
-        ends = np.where(np.isnan(found_at), self.slot * SLOT, found_at) // SLOT
+    def failed_until(self, ended_at: Floats) -> Floats:
+        """Bad requests of the canary from the onset until it was taken back or promoted (seconds; NaN: neither)."""
+        ends = np.where(np.isnan(ended_at), self.slot * SLOT, ended_at) // SLOT
         slots = np.arange(SLOTS)[None, :]
         counted = (slots < ends[:, None]) & (slots >= self.scenario.onset // SLOT)
         return np.asarray((self.failed * counted).sum(axis=1))
