@@ -13,6 +13,7 @@ from benchmarks.judge.peers import BOTH_HALVES, LIMIT, STEP, STEPS, Played, Rule
 from benchmarks.judge.world import CANARY, SCRAPE, SLOT, SLOTS, Bools, Floats, Scenario, World
 from controller.core import slo
 from controller.core.blocks import BY_CHANCE, History, form, recall
+from controller.core.policy import Policy
 from controller.core.samples import Arm, Sample
 from controller.core.sequential import (
     ERRORS,
@@ -23,7 +24,6 @@ from controller.core.sequential import (
     burning,
     extend,
     fails,
-    proves_clean,
     suspects,
 )
 
@@ -32,6 +32,7 @@ HISTORY = 30 * 60
 MOMENTS = [START + timedelta(seconds=(n + 1) * SLOT) for n in range(SLOTS)]
 MINUTE, SUSTAINED, STALE = timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=1)
 EVERY = timedelta(seconds=SCRAPE)
+MIN_REQUESTS = Policy(steps=()).min_requests
 _BACK = timedelta(minutes=5, seconds=SCRAPE)
 """Of the canary's samples, what the rules look back at."""
 
@@ -113,7 +114,8 @@ def judged_by(rules: Rules) -> Rule:
                 if not rollout.over:
                     _look(world, r, rollout, rules, terms)
         found_at = np.array([rollout.found_at for rollout in running])
-        return Played(found_at, world.failed_until(found_at), tuple(rollout.why for rollout in running))
+        ended_at = np.array([r.promoted_at if np.isnan(r.found_at) else r.found_at for r in running])
+        return Played(found_at, world.failed_until(ended_at), tuple(rollout.why for rollout in running))
 
     return play
 
@@ -164,13 +166,16 @@ def _by_limits(rollout: Rollout, news: Sequence[Sample], rules: Rules) -> Iterat
 
 
 def _may_advance(rollout: Rollout, terms: Sequence[Terms], now: float, lag: float) -> bool:
+    """As `controller.core.checks` has it: not without new data, on a doubt or above a limit; late with few requests."""
     if not terms:
         return True
     last = max((monitor.at - START).total_seconds() for monitor in rollout.monitors)
-    if now - lag - last > STALE.total_seconds() or suspects(rollout.monitors, terms[0]):
+    if now - lag - last > STALE.total_seconds() or suspects(rollout.monitors, terms[0]) or rollout.breach.last_bad:
         return False
-    clean = proves_clean(rollout.monitors[0], terms[0]) or terms[0].severe is None
-    return clean or now - rollout.step_at >= 2 * STEP
+    first = rollout.monitors[0]
+    begun = first.step_at == START + timedelta(seconds=rollout.step_at)
+    enough = (begun and first.canary.total >= MIN_REQUESTS) or terms[0].severe is None
+    return enough or now - rollout.step_at >= 2 * STEP
 
 
 def samples(

@@ -131,11 +131,14 @@ def _evidence(state: State, observation: Observation, policy: Policy, r: Reading
 
 
 def _against_limit(r: Reading) -> str:
-    limit, bad_for = sentences.limit(r.rule.bad_ratio_max), sentences.seconds(r.breach.bad_for)
+    limit, sustained = sentences.limit(r.rule.bad_ratio_max), format_duration(r.rule.sustained)
+    bad_for = sentences.seconds(r.breach.bad_for)
     if r.breach.bad_for >= r.rule.sustained:
         return f", above its limit of {limit} for {bad_for}"
+    if r.breach.last_bad and r.breach.bad_for:
+        return f", above its limit of {limit} for {bad_for} ({sustained} take it back)"
     if r.breach.last_bad:
-        return f", above its limit of {limit} for {bad_for} ({format_duration(r.rule.sustained)} take it back)"
+        return f", above its limit of {limit} ({sustained} of that take it back)"
     return f" (limit {limit})"
 
 

@@ -1,4 +1,4 @@
-"""What an analysis can be expected to do, before anyone trusts it: how long a step takes, and what it would catch."""
+"""What an analysis can be expected to catch, before anyone trusts it."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,15 +14,6 @@ _UNLUCKY = 1.2816
 _PRECISION = 1.01
 
 
-def expected_dwell(step: Step, requests_per_second: float, history: History, terms: Terms = ERRORS) -> timedelta:
-    """How long a good canary stays at a step: its bake, or up to twice that until it had enough clean requests."""
-    rate = requests_per_second * step.weight / 100
-    if not rate:
-        return 2 * step.bake
-    enough = timedelta(seconds=terms.clean_min * history.dispersion.phi / rate)
-    return max(step.bake, min(enough, 2 * step.bake))
-
-
 def smallest_caught(
     steps: Sequence[Step],
     requests_per_second: float,
@@ -30,7 +21,7 @@ def smallest_caught(
     scraped_every: timedelta,
     terms: Terms = ERRORS,
 ) -> float | None:
-    """The smallest bad share of a canary that nine of ten rollouts would find, to a hundredth; None: not even 1.
+    """The smallest bad share, to a hundredth, that nine of ten rollouts through `steps` would find; None: not even 1.
 
     The monitor itself is played over the steps with the bad requests that an unlucky one of ten canaries has, beside a
     stable that stays as it was. Simulated by benchmarks/judge, 82 to 100 % of the rollouts of quiet services found it,
@@ -40,7 +31,7 @@ def smallest_caught(
     def caught(ratio: float) -> bool:
         monitor, began_at = begin(history, _EPOCH), _EPOCH
         for step in steps:
-            until = began_at + expected_dwell(step, requests_per_second, history, terms)
+            until = began_at + step.bake
             blocks = _blocks(ratio, began_at, until, scraped_every, requests_per_second, step.weight, history)
             for block in blocks:
                 monitor = extend(monitor, [block], began_at, terms)

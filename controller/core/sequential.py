@@ -36,8 +36,7 @@ class Terms:
     times ln r, and `cap` nats; in the first `warm_blocks` of a step `warm` of that. `shock`, `shock_bad_min`: so many
     times its usual share of stable's requests are bad in a shock, and so many at least. `limit`: the bad share that the
     process allows. `severe`, `burns`: multiples of it for a canary without stable beside it; `severe=None`: it is not
-    judged then. `gate`, `gate_chance`: a canary may advance when it is proved to fail less than `gate`, but for this
-    chance.
+    judged then.
     """
 
     budget: float = 0.007
@@ -57,18 +56,11 @@ class Terms:
     limit: float = 0.01
     severe: float | None = 5.0
     burns: float = 3.0
-    gate: float = 0.05
-    gate_chance: float = 0.05
 
     @property
     def e_value_max(self) -> float:
         """A monitor that reaches it fails."""
         return 1 / self.budget
-
-    @property
-    def clean_min(self) -> float:
-        """So many requests without a bad one prove that fewer than `gate` are bad."""
-        return -math.log(self.gate_chance) / ((1 - _GATE_BET) * self.gate)
 
 
 ERRORS = Terms()
@@ -84,7 +76,6 @@ _ALONE_SHARE = 0.95
 _SEVERE_OF_STABLE, _BURN_OF_STABLE = 3.0, 2.0
 BURN_WINDOWS = timedelta(minutes=1), timedelta(minutes=5)
 _BURN_BAD_MIN = 20.0
-_GATE_BET = 0.2
 _CAPITAL_MAX = 1e9
 """More proves no more. Less than it is proves nothing either, so this keeps the bound."""
 
@@ -94,16 +85,14 @@ class Monitor:
     """Everything that is remembered of one bet; it goes to status as it is.
 
     `at`: the end of the last block, or when the canary began. `capital`: by alternative; `rest` is not staked yet.
-    `clean`: log evidence that the canary fails less than the gate. `step_at`, `step_blocks`: the step of the last block
-    and its blocks so far. `canary`, `stable`: requests in this step; `known`: of stable in its history and since.
-    `shocked`: stable had far more bad requests than it ever had. `alone`: stable was not scraped; `compared`: the last
-    block held enough of stable to compare with.
+    `step_at`, `step_blocks`: the step of the last block and its blocks so far. `canary`, `stable`: requests in this
+    step; `known`: of stable in its history and since. `shocked`: stable had far more bad requests than it ever had.
+    `alone`: stable was not scraped; `compared`: the last block held enough of stable to compare with.
     """
 
     at: datetime
     capital: tuple[float, ...] = ()
     rest: float = 1.0
-    clean: float = 0.0
     step_at: datetime | None = None
     step_blocks: int = 0
     canary: Counts = NO_REQUESTS
@@ -162,12 +151,10 @@ def _settle(m: Monitor, block: Block, step_at: datetime, terms: Terms) -> Monito
         staked = rest * _stake(m, terms, new_step=new_step, shocked=shocked)
         capital = _bet(m, block, terms, staked, warm=step_blocks < terms.warm_blocks)
         rest -= staked
-    clean = (canary.bad * math.log(_GATE_BET) + (1 - _GATE_BET) * terms.gate * canary.total) / m.dispersion.phi
     return Monitor(
         at=block.at,
         capital=capital,
         rest=rest,
-        clean=clean + (0.0 if new_step else m.clean),
         step_at=step_at if new_step else m.step_at,
         step_blocks=step_blocks + 1,
         canary=canary if new_step else m.canary + canary,
@@ -252,11 +239,6 @@ def suspects(monitors: Sequence[Monitor], terms: Terms) -> bool:
 
 def mean_e_value(monitors: Sequence[Monitor]) -> float:
     return sum(monitor.e_value for monitor in monitors) / len(monitors)
-
-
-def proves_clean(monitor: Monitor, terms: Terms) -> bool:
-    """Whether in this step the canary is proved to fail less than the gate: 75 good requests do it for 5 %."""
-    return monitor.clean >= -math.log(terms.gate_chance)
 
 
 def burning(monitor: Monitor, canary: Arm, since: datetime, terms: Terms) -> datetime | None:

@@ -138,6 +138,11 @@ CASES = {
         "error-rate: shop fails 10% of 225 requests in 1m, above its limit of 1% for 30s (5m take it back); "
         "stable 0.1% of 2,025",
     ),
+    "above the limit just now": (
+        judged(arms(BAD, 15), 15), "error-rate", U,
+        "error-rate: shop fails 10% of 75 requests in 1m, above its limit of 1% (5m of that take it back); "
+        "stable 0.1% of 675",
+    ),
     "the burn of an SLO": (
         judged(arms(BAD, 330), 330), "availability", F,
         "availability: shop fails 10% of 300 requests in 1m, above its limit of 1.44% for 5m15s; "

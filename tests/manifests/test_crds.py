@@ -269,7 +269,6 @@ FULL = State(
                     at=MOMENT,
                     capital=(0.25, 1e-3, 140.5),
                     rest=0.5,
-                    clean=-1.25,
                     step_at=MOMENT,
                     step_blocks=3,
                     canary=Counts(12.0, 120.0),
