@@ -83,7 +83,7 @@ PASSING = (
         Verdict.PASS,
         "0.12%",
         "1%",
-        "error-rate: shop fails 0.12% of 4200 requests in 1m (limit 1%, stable 0.1% of 4210)",
+        "error-rate: shop fails 0.12% of 4,200 requests in 1m (limit 1%); stable 0.1% of 4,210",
         4200,
         5,
         after(14.9),
@@ -94,7 +94,7 @@ PASSING = (
         Verdict.PASS,
         "2%",
         "14.4%",
-        "latency: shop answers slower than 1s 2% of 4200 requests in 1m (limit 14.4%, stable 2.1% of 4210)",
+        "latency: shop answers 2% of 4,200 requests in 1m slower than 1s (limit 14.4%); stable 2.1% of 4,210",
         4200,
         84,
         after(14.9),
@@ -131,7 +131,8 @@ FAILING = (
         PASSING[0],
         verdict=Verdict.FAIL,
         value="20.3%",
-        message="error-rate: shop fails 20.3% of 4200 requests in 1m (limit 1%, stable 0.1% of 4210) for 5m",
+        message="error-rate: shop fails 20.3% of 4,200 requests in 1m, above its limit of 1% for 5m; "
+        "stable 0.1% of 4,210",
     ),
     PASSING[1],
 )
@@ -141,7 +142,7 @@ BACK = record(
     1,
     0,
     "ErrorRate",
-    "error-rate: shop fails 20.3% of 4200 requests in 1m (limit 1%)",
+    "error-rate: shop fails 20.3% of 4,200 requests in 1m, above its limit of 1% for 5m",
     Stage.RETURN,
 )
 ROLLING_BACK = replace(
@@ -217,7 +218,8 @@ JOURNEYS: dict[str, tuple[Change, State, Policy | None]] = {
         replace(
             BAKING,
             reason="OverLimit",
-            message="error-rate: shop fails 20.3% of 4200 requests in 1m (limit 1%) for 2m of 5m",
+            message="error-rate: shop fails 20.3% of 4,200 requests in 1m, above its limit of 1% for 2m "
+            "(5m take it back)",
             breaches=(Breach("error-rate", "shop", timedelta(minutes=2), after(14.9), True),),
             evidence=(replace(FAILING[0], verdict=Verdict.INCONCLUSIVE), PASSING[1]),
         ),
@@ -399,7 +401,7 @@ JOURNEYS: dict[str, tuple[Change, State, Policy | None]] = {
                     Verdict.PASS,
                     "0.1%",
                     "1%",
-                    "error-rate: shop fails 0.1% of 6000 requests in 1m (limit 1%, promoted)",
+                    "error-rate: shop fails 0.1% of 6,000 requests in 1m (limit 1%); stable had 0.12% before",
                     6000,
                     6,
                     after(14.9),
