@@ -86,6 +86,7 @@ class Outcome:
     users: Summary
     applied_at: datetime
     first_write: timedelta | None
+    change: str
 
     @property
     def exposed(self) -> timedelta | None:
@@ -129,9 +130,9 @@ class Stage:
         self._numbers: Iterator[int] = itertools.count(1)
         self._stable: dict[str, str] = {}
 
-    def app(self, name: str) -> stage.App:
-        app = stage.App(self.bed, name, replicas=REPLICAS)
-        app.begin("v0")
+    def app(self, name: str, replicas: int = REPLICAS, **environment: str) -> stage.App:
+        app = stage.App(self.bed, name, replicas=replicas)
+        app.begin("v0", **environment)
         self._stable[name] = "v0"
         return app
 
@@ -164,7 +165,7 @@ class Stage:
             raise BedError(f"{change} left {', '.join(left)} behind")
         if app.weights() != {app.name: 1}:
             raise BedError(f"{change} left the route at {app.weights()}")
-        return Outcome(fault, rate, status, version, stable, users, applied_at, next(writes, None))
+        return Outcome(fault, rate, status, version, stable, users, applied_at, next(writes, None), change)
 
     async def _ended(self, app: stage.App, change: str, within: timedelta) -> dict[str, Any]:
         """The status at the end; asked once a second, for every kubectl takes of the same cores."""
