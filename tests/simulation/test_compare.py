@@ -156,6 +156,18 @@ def test_what_prometheus_does_not_know_does_not_start(monkeypatch: pytest.Monkey
     assert play(World(ON, Trouble(unseen=True)), HOUR).phase is not Phase.WAITING
 
 
+def test_a_source_that_does_not_say_how_long_requests_take_is_found_before_the_start() -> None:
+    class Blind(World):
+        """Its policy has an SLO with slowerThan, and its source has no histogram: what the source says of that."""
+
+        def measurements(self) -> Measurements:
+            return replace(super().measurements(), problem="NoHistogram: take slowerThan out of the ChangePolicy")
+
+    held = play(Blind(ON), HOUR)
+    assert (held.phase, held.reason) == (Phase.WAITING, "NoHistogram")
+    assert held.started_at is None
+
+
 def test_an_emergency_starts_all_the_same() -> None:
     target = Target("shop", "uid", "new", Strategy.CANARY, stable_revision="old", replicas=10)
     waiting, blind = State(targets=(target,)), Measurements(BEGIN, {("shop", "error-rate", "stable"): Arm()})
