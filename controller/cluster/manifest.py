@@ -10,15 +10,17 @@ from datetime import datetime
 from typing import Any
 
 from controller.core import template as pod_template
-from controller.core.change import CHANGE_LABEL, JOB_LABEL, PREFIX, RUN_LABEL, check_id, check_spec
+from controller.core.change import CHANGE_LABEL, JOB_LABEL, PREFIX, RUN_LABEL, check_id, check_spec, printable
 from controller.core.codec import decode, parse_moment
 from controller.core.form import not_before
 from controller.core.model import (
     Action,
+    Author,
     Autoscaler,
     Change,
     Decision,
     Deployment,
+    Drift,
     Job,
     JobRun,
     Pod,
@@ -41,6 +43,24 @@ FINALIZER = PREFIX + "run"
 
 def moment(text: str | None) -> datetime | None:
     return parse_moment(text) if text else None
+
+
+def author(raw: Json, *path: str) -> Author | None:
+    """Who else wrote a field, or a part of it, last; None: we did, or admission, whose writes nobody owns."""
+    owners = [entry for entry in raw["metadata"].get("managedFields") or [] if _owns(entry, path)]
+    if not owners or any(entry.get("manager") == MANAGER for entry in owners):
+        return None
+    newest = max(owners, key=lambda entry: str(entry.get("time") or ""))
+    return Author(printable(str(newest.get("manager") or "?"), 60), moment(newest.get("time")))
+
+
+def _owns(entry: Json, path: Sequence[str]) -> bool:
+    fields = entry.get("fieldsV1") or {}
+    for name in path:
+        if f"f:{name}" not in fields:
+            return False
+        fields = fields[f"f:{name}"]
+    return True
 
 
 def deployment(raw: Json) -> Deployment:
@@ -77,10 +97,13 @@ def deployment(raw: Json) -> Deployment:
         failure=_failure(status.get("conditions") or []),
         controlled_by=_other_controller(meta),
         template_owners=tuple(
-            entry.get("manager", "")
-            for entry in meta.get("managedFields") or []
-            if "f:template" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+            entry.get("manager", "") for entry in meta.get("managedFields") or [] if _owns(entry, ("spec", "template"))
         ),
+        authors={
+            name: found
+            for name in ("template", "paused", "replicas")
+            if (found := author(raw, "spec", name)) is not None
+        },
         created_at=moment(meta.get("creationTimestamp")),
     )
 
@@ -185,10 +208,28 @@ def ready_endpoints(raw: Json) -> frozenset[str]:
 def autoscaler(raw: Json) -> Autoscaler:
     spec = raw["spec"]
     ours = any(
-        entry.get("manager") == MANAGER and "f:minReplicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+        entry.get("manager") == MANAGER and _owns(entry, ("spec", "minReplicas"))
         for entry in raw["metadata"].get("managedFields") or []
     )
-    return Autoscaler(raw["metadata"]["name"], int(spec.get("minReplicas") or 1), int(spec["maxReplicas"]), ours)
+    return Autoscaler(
+        name=raw["metadata"]["name"],
+        min_replicas=int(spec.get("minReplicas") or 1),
+        max_replicas=int(spec["maxReplicas"]),
+        ours=ours,
+        author=author(raw, "spec", "minReplicas"),
+    )
+
+
+def written(raw: Json, kind: str, name: str) -> Drift:
+    """What someone else made of a field of its spec."""
+    found = author(raw, "spec", name)
+    what = f"spec.{name} of {kind} {raw['metadata']['name']}"
+    return Drift(what, found.manager, found.at) if found else Drift(what)
+
+
+def edits(raw: Json, kind: str, *fields: str) -> Iterator[Drift]:
+    """The fields of its spec that someone else has written."""
+    return (written(raw, kind, name) for name in fields if author(raw, "spec", name))
 
 
 def change(raw: Json) -> tuple[Change, State]:

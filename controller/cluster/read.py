@@ -397,6 +397,9 @@ class Cluster:
         )
         unserved = name if name in named and not any(s["metadata"]["name"] == name for s in behind) else ""
         waiting = state.phase is Phase.WAITING
+        chosen = {s["metadata"]["name"] for s in behind}
+        mine = {pair.stable for pair in pairs}
+        stray = [s for s in services if s["metadata"]["name"] in mine - chosen]
         return Seen(
             deployment=d,
             replica_sets=replica_sets,
@@ -415,6 +418,7 @@ class Cluster:
             unserved=f"Service {unserved} is named by a route but selects no pod of Deployment {name}"
             if unserved
             else "",
+            strays=tuple(manifest.written(s, "Service", "selector") for s in stray),
         )
 
     async def _taken(self, namespace: str, name: str, services: list[Json], pairs: Iterable[ServicePair]) -> str:
@@ -467,8 +471,12 @@ class Cluster:
             self._items(kinds.SERVICES, change.namespace, selector),
             *(self._items(kind, change.namespace, selector) for kind in kinds.COMPANIONS.values() if setting_up),
         )
-        mine = next((manifest.deployment(d) for d in deployments if d["metadata"]["name"] == target.canary), None)
+        own = next((d for d in deployments if d["metadata"]["name"] == target.canary), None)
+        mine = manifest.deployment(own) if own else None
         wanted = {pair.canary for pair in target.services}
+        edits = list(manifest.edits(own, "Deployment", "template")) if own else []
+        for service in services:
+            edits += manifest.edits(service, "Service", "selector", "ports")
         run = (change.namespace, change.name)
         pods = tuple(pod for _, pod in self.pods.by("run", run) if mine and manifest.selects(mine.selector, pod.labels))
         endpoints: dict[str, frozenset[str]] = {}
@@ -486,6 +494,7 @@ class Cluster:
                 for item in items
                 if item["metadata"]["name"].startswith(prefix)
             ),
+            edits=tuple(edits),
         )
 
     async def _companions(self, d: Deployment, target: Target | None, change: Change, state: State) -> tuple[str, ...]:
@@ -557,6 +566,7 @@ class Cluster:
             accepted=gateway.accepted(raw) and self._taken_in(key, raw),
             original=wanted,
             problem=gateway.grant_problem(raw, namespace, pairs, grants),
+            author=manifest.author(raw, "spec", "rules"),
         )
 
     def _taken_in(self, key: str, raw: Json) -> bool:

@@ -15,6 +15,7 @@ from controller.core.decisions import hurried
 from controller.core.model import (
     Change,
     Deployment,
+    Drift,
     Evidence,
     Held,
     Observation,
@@ -126,7 +127,25 @@ def superseded(state: State, observation: Observation, policy: Policy, now: date
         if d.revision == target.stable_revision and d.held in ("", Held.WAITING):
             return Finding("Reverted", f"Deployment {target.name} is back at its stable template", Phase.SUPERSEDED)
         newer = d.change if d.change not in (change.change_id, AUTO) else "another template"
-        return Finding("Superseded", f"Deployment {target.name} was given {newer}", Phase.SUPERSEDED)
+        by = f" by {d.authors['template'].manager}" if "template" in d.authors else ""
+        return Finding("Superseded", f"Deployment {target.name} was given {newer}{by}", Phase.SUPERSEDED)
+    return None
+
+
+def not_paused(target: Target, seen: Seen) -> bool:
+    """Before its promotion, the Deployment replaces its own pods by the new revision."""
+    d = seen.deployment
+    return d is not None and d.revision == target.revision and not d.paused and d.held != Held.WAITING
+
+
+def unpaused(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """Someone started the native rolling update before the canary had passed: it is stopped and taken back."""
+    for target, seen in targets(state, observation):
+        d = seen.deployment
+        if d and not_paused(target, seen):
+            author = d.authors.get("paused")
+            by = author.manager if author else "someone else"
+            return Finding("Unpaused", f"{by} un-paused Deployment {d.name}: pods were replaced by an unjudged version")
     return None
 
 
@@ -191,11 +210,24 @@ def too_few_ready(state: State, target: Target, seen: Seen) -> bool:
 
 
 def canary_lost(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
-    """Someone deleted the canary while it had weight."""
+    """Someone deleted a part of the canary while it had weight, or made it another one than was approved."""
+    if state.stage not in (None, Stage.ROLL):
+        return None
     for target, seen in targets(state, observation, Strategy.CANARY):
-        if state.stage in (None, Stage.ROLL) and carried(state, seen) and seen.canary.deployment is None:
+        if not carried(state, seen):
+            continue
+        if seen.canary.deployment is None:
             return Finding("CanaryLost", f"Deployment {target.canary} was deleted by someone else")
+        gone = [pair.canary for pair in target.services if pair.canary not in seen.canary.services]
+        if gone:
+            return Finding("CanaryLost", f"Service {gone[0]} was deleted by someone else")
+        if edit := next(iter(seen.canary.edits), None):
+            return Finding("CanaryEdited", f"{written(edit)}: it is not what was approved")
     return None
+
+
+def written(drift: Drift) -> str:
+    return f"{drift.by or 'someone else'} wrote {drift.what}"
 
 
 def progress_deadline(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
@@ -316,15 +348,19 @@ def inconclusive(state: State, observation: Observation, policy: Policy, now: da
     return None
 
 
-def route_conflict(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
-    """Someone keeps writing other weights: the traffic goes to stable rather than to and fro."""
+ROUNDS_MAX = 3
+"""So often what others write over is put back, at each step."""
+
+
+def conflict(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """Someone keeps writing over what is ours: the traffic goes to stable rather than to and fro."""
     for target, _ in targets(state, observation):
-        if target.drifts > 3:
-            return Finding(
-                "RouteConflict",
-                f"something else rewrote the weights of {target.name}'s routes {target.drifts} times; "
-                "exclude them from its sync",
+        if target.drift and target.drifts > ROUNDS_MAX:
+            again = f"kubectl serin retry {observation.change.change_id} -n {observation.change.namespace}"
+            message = (
+                f"{written(target.drift)}, time {target.drifts} at this step; have it leave that alone, then {again}"
             )
+            return Finding("Conflict", message)
     return None
 
 
@@ -467,6 +503,25 @@ def metrics_unreachable(state: State, observation: Observation, policy: Policy, 
 
 
 # --- Reasons to wait under way ---
+
+
+def contested(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """What someone else has written over is being put back."""
+    for target, _ in targets(state, observation):
+        if target.drift:
+            wait = "after a moment" if target.gives_way else "now"
+            count = f"time {target.drifts}, and it is put back {ROUNDS_MAX} times"
+            return Finding("Contested", f"{written(target.drift)} ({count}); it is put back {wait}")
+    return None
+
+
+def service_strays(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """The user's Service was pointed elsewhere: what is stable answers no requests of it any more."""
+    for target, seen in targets(state, observation):
+        for stray in seen.strays:
+            message = f"{written(stray)}: it does not select the pods of {target.name} any more; put it back"
+            return Finding("ServiceChanged", message)
+    return None
 
 
 def write_refused(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:

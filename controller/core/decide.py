@@ -5,7 +5,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from controller.core import checks, compare, gates
-from controller.core.checks import DATA_PLANE_LAG, Check, Finding, recovered, stable_alone, stable_covers, targets
+from controller.core.checks import (
+    DATA_PLANE_LAG,
+    Check,
+    Finding,
+    not_paused,
+    recovered,
+    stable_alone,
+    stable_covers,
+    targets,
+)
 from controller.core.codec import format_duration
 from controller.core.decisions import last, objection, take_in
 from controller.core.model import (
@@ -110,7 +119,7 @@ def enter(
         ended_at=now if phase.terminal else None,
         review_due_at=now + review if review else None,
         closed_at=now if phase.terminal and not review else None,
-        targets=tuple(replace(t, not_ready_since=None, drifts=0) for t in state.targets),
+        targets=tuple(replace(t, not_ready_since=None, drifts=0, drift=None, gives_way=False) for t in state.targets),
         history=(*state.history, record)[-HISTORY_MAX:],
     )
 
@@ -159,6 +168,9 @@ def roll_back(state: State, observation: Observation, finding: Finding, now: dat
         return enter(state, Phase.ROLLING_BACK, now, finding.reason, finding.message, stage=Stage.CLEAN, weight=0)
     if state.phase is Phase.WAITING:
         return enter(state, finding.outcome, now, finding.reason, finding.message, weight=0)
+    # Whoever un-paused it has begun what only a promotion may: it is stopped and undone as that is.
+    loose = any(not_paused(target, seen) for target, seen in targets(state, observation))
+    state = replace(state, promoted=state.promoted or loose)
     # Behind a Deployment that is gone, pods may still be ready that the garbage collector is about to delete.
     covered = all(
         seen.deployment and stable_covers(target, seen) for target, seen in targets(state, observation, Strategy.CANARY)
@@ -385,6 +397,7 @@ RULES = {
             checks.deployment_deleted,
             checks.superseded,
             gates.rollback_requested,
+            checks.unpaused,
             checks.pods_failing,
             checks.canary_lost,
             checks.pods_not_ready,
@@ -396,7 +409,7 @@ RULES = {
             checks.no_traffic,
             checks.progress_deadline,
             checks.route_deadline,
-            checks.route_conflict,
+            checks.conflict,
             checks.inconclusive,
             gates.closed_on,
         ),
@@ -405,6 +418,8 @@ RULES = {
             gates.paused,
             gates.approval_denied,
             gates.waits_for_window,
+            checks.contested,
+            checks.service_strays,
             checks.capacity_pending,
             checks.route_pending,
             checks.no_data,
@@ -431,10 +446,18 @@ RULES = {
             checks.slo_burn,
             checks.log_errors,
             checks.worse_than_stable,
+            checks.conflict,
             checks.progress_deadline,
             checks.inconclusive,
         ),
-        hold=(checks.write_refused, checks.rolling, checks.over_limit, checks.watching, checks.watched),
+        hold=(
+            checks.write_refused,
+            checks.contested,
+            checks.rolling,
+            checks.over_limit,
+            checks.watching,
+            checks.watched,
+        ),
         advance=promotion,
     ),
     Phase.ROLLING_BACK: Rules(roll_back=(), hold=(), advance=rolling_back),

@@ -153,6 +153,19 @@ class Floor:
 
 
 @dataclass(frozen=True)
+class Drift:
+    """What of ours someone else has written, and who: the field manager, where the API server knows one.
+
+    `at` is the API server's moment of that write, `seen_at` ours of the first look that saw it.
+    """
+
+    what: str
+    by: str = ""
+    at: datetime | None = None
+    seen_at: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Target:
     """One Deployment of a change, frozen when the change starts."""
 
@@ -182,7 +195,11 @@ class Target:
     routes: tuple[RouteOriginal, ...] = ()
     floor: Floor | None = None
     drifts: int = 0
-    """How often someone else changed the weights that we had written."""
+    """How often, at this step, someone else has written over what is ours."""
+    drift: Drift | None = None
+    """The last time, as long as it is not put back."""
+    gives_way: bool = False
+    """What it did stands for a moment, for it took traffic from the canary only."""
     not_ready_since: datetime | None = None
 
     @property
@@ -423,6 +440,14 @@ class State:
 
 
 @dataclass(frozen=True)
+class Author:
+    """Who, other than us, wrote a field last, as the object's managedFields say."""
+
+    manager: str
+    at: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Deployment:
     name: str
     namespace: str
@@ -455,6 +480,8 @@ class Deployment:
     """Another rollout controller that owns it."""
     template_owners: tuple[str, ...] = ()
     """Field managers that own the pod template."""
+    authors: Mapping[str, Author] = field(default_factory=dict)
+    """Of the fields of its spec (`template`, `paused`, `replicas`) that someone else wrote last."""
     strategy: JSON = None
     """spec.strategy, as it is."""
     created_at: datetime | None = None
@@ -503,6 +530,8 @@ class Route:
     original: RouteOriginal
     problem: str = ""
     """Why it cannot carry a canary: no grant."""
+    author: Author | None = None
+    """Who else wrote its rules last; None: we did."""
 
 
 @dataclass(frozen=True)
@@ -516,6 +545,8 @@ class CanaryParts:
     pods: tuple[Pod, ...] = ()
     companions: tuple[str, ...] = ()
     """`Kind/name` of the copies of NetworkPolicies and PodDisruptionBudgets that exist."""
+    edits: tuple[Drift, ...] = ()
+    """What someone else wrote into its Deployment and Services, so that they are not what was approved any more."""
 
     @property
     def ready(self) -> int:
@@ -529,6 +560,8 @@ class Autoscaler:
     max_replicas: int
     ours: bool = False
     """Its minReplicas was written last by us."""
+    author: Author | None = None
+    """… or by whom."""
 
 
 @dataclass(frozen=True)
@@ -556,6 +589,8 @@ class Seen:
     """`Kind name` of an object that has a name which the canary needs, and is not ours."""
     unserved: str = ""
     """A Service that routes name but that selects no pod."""
+    strays: tuple[Drift, ...] = ()
+    """Services of the change that were given a selector which does not mean the Deployment's pods any more."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from controller.core.checks import need, rolled, stable_covers, targets
+from controller.core.fights import yields_to
 from controller.core.model import (
     Deployment,
     Held,
@@ -164,6 +165,7 @@ def _writes(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
         case Phase.PROGRESSING, _:
             yield from _lock(target, seen)
             if target.strategy is Strategy.CANARY:
+                yield from _lower_traffic(state, target, seen)
                 yield from _raise_capacity(state, target, seen)
                 yield from _raise_traffic(state, target, seen)
         case Phase.PROMOTING, Stage.ROLL:
@@ -194,7 +196,7 @@ def _hold(target: Target, seen: Seen) -> Iterator[Intent]:
 
 def _lock(target: Target, seen: Seen) -> Iterator[Intent]:
     d = seen.deployment
-    if d and d.held == Held.WAITING and d.revision == target.revision:
+    if d and d.revision == target.revision and not (d.held == Held.RUNNING and d.paused):
         yield Mark(target, d, Held.RUNNING)
 
 
@@ -221,6 +223,13 @@ def _raise_capacity(state: State, target: Target, seen: Seen) -> Iterator[Intent
         yield ScaleCanary(target, wanted)
 
 
+def _lower_traffic(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
+    """Someone else gave the canary more than was decided."""
+    for route in seen.routes:
+        if route.weight is not None and route.weight > state.weight:
+            yield Shift(target, route.key, state.weight)
+
+
 def _raise_traffic(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
     """More only with ready endpoints for all of it.
 
@@ -234,7 +243,7 @@ def _raise_traffic(state: State, target: Target, seen: Seen) -> Iterator[Intent]
         seen.canary.endpoints.get(pair.canary, 0) >= wanted for pair in target.services
     )
     for route in seen.routes:
-        if route.weight == state.weight or not (ready or state.promoted):
+        if route.weight == state.weight or not (ready or state.promoted) or yields_to(target, route, state.weight):
             continue
         if route.intact and not state.promoted:
             yield Shift(target, route.key, 0)

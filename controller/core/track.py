@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from controller.core import gates, jobs
+from controller.core import fights, gates, jobs
 from controller.core.change import REQUESTED_BY
 from controller.core.checks import (
     carried,
@@ -196,11 +196,8 @@ def _follow(state: State, target: Target, seen: Seen, policy: Policy, now: datet
     if target.floor and scaler and scaler.name == target.floor.name and not scaler.ours:
         target = replace(target, floor=replace(target.floor, min_replicas=scaler.min_replicas))
     short = too_few_ready(state, target, seen)
-    steady = state.phase is Phase.PROGRESSING and state.settled_at is not None
-    drifted = steady and any(route.weight != state.weight for route in seen.routes)
-    return replace(
-        target, not_ready_since=(target.not_ready_since or now) if short else None, drifts=target.drifts + drifted
-    )
+    target = replace(target, not_ready_since=(target.not_ready_since or now) if short else None)
+    return fights.follow(state, target, seen, now)
 
 
 def _grown(state: State, target: Target, seen: Seen, policy: Policy, now: datetime) -> Target:

@@ -186,7 +186,7 @@ def test_weights_that_git_resets_are_written_again(app: Played) -> None:
         app.apply(app.route())
         eventually(lambda: app.weights().get("shop-canary") == 50)
         status = app.wait(change, "Completed")
-    assert not any(t["reason"] == "RouteConflict" for t in status["history"])
+    assert not any(t["reason"] == "Conflict" for t in status["history"])
     assert app.weights() == {"shop": 1}
 
 
@@ -203,10 +203,10 @@ def test_a_sync_that_resets_the_weights_again_and_again_ends_the_change(app: Pla
 
         eventually(reset_until_given_up, within=timedelta(seconds=60))
         status = app.wait(change, "RolledBack")
-        assert status["cause"] == "RouteConflict"
+        assert status["cause"] == "Conflict"
         assert not status.get("rejected")
         # Each reset takes the canary's cluster from Envoy at once: a request on its way there may be lost by it.
         assert users.stop().failed <= len(resets)
     assert app.weights() == {"shop": 1}
     assert app.leftovers() == []
-    app.told("Deployment", "RouteConflict")
+    app.told("Deployment", "Conflict")

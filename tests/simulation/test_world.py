@@ -195,7 +195,7 @@ PROGRESSING: list[tuple[str, Policy, Trouble, tuple[Phase, str], tuple[Phase, st
     ("log_errors", LOGGED, ERRORS, back("LogErrors"), HOLDING),
     ("progress_deadline", NORMAL, Trouble(never_ready=True), back("ProgressDeadline"), back("RoutePending")),
     ("inconclusive", NORMAL, Trouble(silent_from=300), back("Inconclusive"), HOLDING),
-    ("route_conflict", NORMAL, Trouble(rewritten_every=60), back("RouteConflict"), HOLDING),
+    ("conflict", NORMAL, Trouble(rewritten_every=60), back("Conflict"), HOLDING),
     (
         "route_deadline",
         NORMAL,
