@@ -486,6 +486,7 @@ WARNINGS = frozenset(
         "ChangeRunning",
         "Contested",
         "DuplicateChangeID",
+        "GitOpsWillRevert",
         "InvalidAnnotation",
         "InvalidChangeID",
         "InvalidForm",

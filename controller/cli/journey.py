@@ -18,6 +18,7 @@ from controller.core.model import (
     Evidence,
     Phase,
     Pod,
+    Revert,
     Review,
     Ruling,
     Stage,
@@ -65,6 +66,8 @@ def journey(
         parts.append(_outcome(state, now))
     if wait:
         parts.append(_wait(wait, now))
+    for revert in _to_add(state):
+        parts += ["", Text(f"Add to {revert.by}", "bold"), Text(revert.snippet.rstrip())]
     if state.warnings:
         parts += ["", pairs(("warning" if i == 0 else "", text) for i, text in enumerate(state.warnings))]
     if policy and under_watch(state):
@@ -78,6 +81,12 @@ def journey(
     if state.history:
         parts += ["", Text("History (UTC)", "bold"), history(state.history, now)]
     return Group(*parts)
+
+
+def _to_add(state: State) -> Iterator[Revert]:
+    """What has GitOps leave alone what the change is to write."""
+    if state.phase is Phase.WAITING:
+        yield from (revert for target in state.targets for revert in target.reverts if revert.snippet)
 
 
 def explanation(

@@ -107,6 +107,8 @@ TURNS: Mapping[str, Turn] = {
     "OwnedByAnotherController": by_requester(
         f"kubectl label {{deployment}} {CHANGE_LABEL}-  # or remove the other controller"
     ),
+    "GitOpsWillRevert": by_requester("kubectl serin status {change} -n {namespace}  # shows the YAML to add"),
+    "GitOpsUnknown": Turn(REQUESTER, "kubectl get httproutes,hpa -n {namespace} -o yaml  # where they come from"),
     "NameTaken": by_requester("kubectl get services,deployments -n {namespace}  # rename the one that is in the way"),
     "TwoActiveReplicaSets": by_requester("kubectl apply -f FILE  # with the template of one of the two"),
     "ServiceWithoutPods": by_requester("kubectl edit services -n {namespace}"),

@@ -23,6 +23,9 @@ REFERENCE_GRANTS = Resource("gateway.networking.k8s.io", "v1beta1", "referencegr
 ARGO_ROLLOUTS = Resource("argoproj.io", "v1alpha1", "rollouts", "Rollout")
 FLAGGER_CANARIES = Resource("flagger.app", "v1beta1", "canaries", "Canary")
 KRUISE_ROLLOUTS = Resource("rollouts.kruise.io", "v1beta1", "rollouts", "Rollout")
+ARGO_APPLICATIONS = Resource("argoproj.io", "v1alpha1", "applications", "Application")
+FLUX_KUSTOMIZATIONS = Resource("kustomize.toolkit.fluxcd.io", "v1", "kustomizations", "Kustomization")
+FLUX_RELEASES = Resource("helm.toolkit.fluxcd.io", "v2", "helmreleases", "HelmRelease")
 ACCESS_REVIEWS = Resource("authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", False)
 MUTATING_POLICIES = Resource(
     "admissionregistration.k8s.io", "v1", "mutatingadmissionpolicies", "MutatingAdmissionPolicy", False
@@ -38,4 +41,5 @@ VALIDATING_BINDINGS = Resource(
 )
 
 COMPANIONS = {kind.kind: kind for kind in (NETWORK_POLICIES, DISRUPTION_BUDGETS)}
+GITOPS = {kind.kind: kind for kind in (ARGO_APPLICATIONS, FLUX_KUSTOMIZATIONS, FLUX_RELEASES)}
 ROUTES = {kind.kind: kind for kind in (HTTP_ROUTES, GRPC_ROUTES)}

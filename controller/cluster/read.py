@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from controller.cluster import kinds, manifest
+from controller.cluster import gitops, kinds, manifest
 from controller.cluster.cache import Cache
 from controller.cluster.client import Client, Resource
 from controller.core import jobs
@@ -36,6 +36,7 @@ from controller.core.model import (
     Phase,
     Pod,
     ReplicaSet,
+    Revert,
     Route,
     RouteOriginal,
     Seen,
@@ -52,6 +53,9 @@ log = structlog.get_logger()
 
 ROUTE_LAG = timedelta(milliseconds=500)
 """From a route's acceptance to the proxies that act on it; 0.25 s was measured with Contour and one Envoy."""
+
+UNSERVED_FOR = timedelta(minutes=3)
+"""A kind that the API server does not serve is asked for again after that."""
 
 RIGHTS_MAX = timedelta(seconds=2)
 """An authorizer that hangs delays no rollback by more than that."""
@@ -153,6 +157,7 @@ class Cluster:
             kind: Cache(client, resource, _raw(kind), self._route_moved) for kind, resource in kinds.ROUTES.items()
         }
         self._accepted_at: dict[str, tuple[int, float]] = {}
+        self._unserved_until: dict[Resource, float] = {}
         self.caches: tuple[Cache[Any], ...] = (
             self.policies,
             self.decisions,
@@ -369,7 +374,12 @@ class Cluster:
             await self._canary(change, state, target) if target and state.phase is not Phase.WAITING else CanaryParts()
         )
         scalers = (s for s in await self._items(kinds.AUTOSCALERS, change.namespace) if _scales(s, name))
-        autoscaler = next(map(manifest.autoscaler, scalers), None)
+        scaler = next(scalers, None)
+        autoscaler = manifest.autoscaler(scaler) if scaler else None
+        if scaler and autoscaler and autoscaler.author and state.phase is Phase.WAITING:
+            autoscaler = replace(
+                autoscaler, reverts=await self._reverts(scaler, kinds.AUTOSCALERS, "/spec/minReplicas")
+            )
         if d is None or (target and state.phase is not Phase.WAITING and d.uid != target.uid):
             pairs = target.services if target else ()
             return Seen(
@@ -541,7 +551,21 @@ class Cluster:
             if any(key[1] != change.namespace for key in found)
             else []
         )
-        return tuple(self._route(raw, change.namespace, pairs, known, grants) for _, raw in sorted(found.items()))
+        routes = [self._route(raw, change.namespace, pairs, known, grants) for _, raw in sorted(found.items())]
+        if state.phase is not Phase.WAITING:
+            return tuple(routes)
+        written = [raw for _, raw in sorted(found.items())]
+        reverts = [await self._reverts(raw, kinds.ROUTES[raw["kind"]], "/spec/rules") for raw in written]
+        return tuple(replace(route, reverts=each) for route, each in zip(routes, reverts, strict=True))
+
+    async def _reverts(self, raw: Json, resource: Resource, pointer: str) -> tuple[Revert, ...]:
+        """What the GitOps tools that the object comes from do to a field of it."""
+        field = gitops.Written({**raw, "kind": resource.kind}, resource.group, pointer)
+        found = [
+            gitops.revert(field, owner, await self._items(kinds.GITOPS[owner.kind], owner.namespace, name=owner.name))
+            for owner in gitops.owners(field.raw)
+        ]
+        return tuple(revert for revert in found if revert)
 
     async def _live_route(self, kind: str, namespace: str, name: str) -> Json | None:
         try:
@@ -576,10 +600,16 @@ class Cluster:
             self._accepted_at[key] = (generation, now)
         return now - self._accepted_at[key][1] >= ROUTE_LAG.total_seconds()
 
-    async def _items(self, resource: Resource, namespace: str, selector: str = "") -> list[Json]:
+    async def _items(self, resource: Resource, namespace: str, selector: str = "", *, name: str = "") -> list[Json]:
+        """Those of a namespace, or of all (""); with `name`, the one of that name. What is not served has none."""
+        now = asyncio.get_running_loop().time()
+        if now < self._unserved_until.get(resource, now):
+            return []
+        only = f"metadata.name={name}" if name else ""
         try:
-            return (await self._client.list(resource, namespace, label_selector=selector))[0]
+            return (await self._client.list(resource, namespace, label_selector=selector, field_selector=only))[0]
         except NotServedError:
+            self._unserved_until[resource] = now + UNSERVED_FOR.total_seconds()
             return []
 
     @property

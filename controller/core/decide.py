@@ -374,6 +374,7 @@ RULES = {
             checks.another_active,
             checks.rejected_revision,
             checks.workload_unfit,
+            gates.gitops_will_revert,
             checks.type_differs,
             gates.paused,
             gates.form_incomplete,

@@ -12,7 +12,7 @@ from controller.core.codec import format_ratio
 from controller.core.decisions import approvals, bypass, last, objection, pause
 from controller.core.diff import differences
 from controller.core.form import NAMES, missing
-from controller.core.model import Action, JobOutcome, Observation, Phase, State, Strategy
+from controller.core.model import Action, JobOutcome, Observation, Phase, Revert, State, Strategy
 from controller.core.policy import ChangeType, FirstDeployment, LogErrors, Policy, When
 from controller.core.samples import Arm
 from controller.core.scope import refusal
@@ -129,6 +129,28 @@ def review_overdue(state: State, observation: Observation, policy: Policy, now: 
                 f"kubectl serin review {other.change_id} -n {other.namespace}",
             )
     return None
+
+
+def gitops_will_revert(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """GitOps would put back what the change is to write: a fight, which it would lose after three rounds."""
+    if observation.change.type is ChangeType.EMERGENCY or free(state, observation, policy, now):
+        return None
+    revert = next((r for target in state.targets for r in target.reverts if r.known), None)
+    if revert is None:
+        return None
+    return Finding("GitOpsWillRevert", f"{_puts_back(revert)}; the YAML to add there: {_run('status', observation)}")
+
+
+def gitops_warnings(state: State) -> tuple[str, ...]:
+    """Of what starts all the same, and of what is not known."""
+    found = [revert for target in state.targets for revert in target.reverts]
+    ask = "which this change has to write, and cannot be read here: it has to leave that alone"
+    unknown = (f"GitOpsUnknown: {r.by} manages {r.what}, {ask}" for r in found if not r.known)
+    return (*(f"GitOpsWillRevert: {_puts_back(r)}" for r in found if r.known), *unknown)
+
+
+def _puts_back(revert: Revert) -> str:
+    return f"{revert.by} puts back {revert.what}, which this change has to write"
 
 
 def schedule(state: State, observation: Observation, policy: Policy, now: datetime) -> Timing | None:

@@ -153,6 +153,19 @@ class Floor:
 
 
 @dataclass(frozen=True)
+class Revert:
+    """A field that a change writes and a GitOps tool puts back.
+
+    `snippet` is the YAML that has it leave the field alone. Not `known`: what it does cannot be read here.
+    """
+
+    what: str
+    by: str
+    snippet: str = ""
+    known: bool = True
+
+
+@dataclass(frozen=True)
 class Drift:
     """What of ours someone else has written, and who: the field manager, where the API server knows one.
 
@@ -194,6 +207,8 @@ class Target:
     services: tuple[ServicePair, ...] = ()
     routes: tuple[RouteOriginal, ...] = ()
     floor: Floor | None = None
+    reverts: tuple[Revert, ...] = ()
+    """What GitOps will put back; looked at until the start."""
     drifts: int = 0
     """How often, at this step, someone else has written over what is ours."""
     drift: Drift | None = None
@@ -532,6 +547,8 @@ class Route:
     """Why it cannot carry a canary: no grant."""
     author: Author | None = None
     """Who else wrote its rules last; None: we did."""
+    reverts: tuple[Revert, ...] = ()
+    """What GitOps does about them; read until the start."""
 
 
 @dataclass(frozen=True)
@@ -562,6 +579,8 @@ class Autoscaler:
     """Its minReplicas was written last by us."""
     author: Author | None = None
     """… or by whom."""
+    reverts: tuple[Revert, ...] = ()
+    """What GitOps does about it; read until the start."""
 
 
 @dataclass(frozen=True)

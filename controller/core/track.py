@@ -80,7 +80,8 @@ def _ask_around(state: State, observation: Observation, policy: Policy, now: dat
     )
     state = take_in(state, observation, policy, now)
     state = replace(state, jobs=jobs.follow(state, observation, policy))
-    state = replace(state, warnings=jobs.warnings(state, observation.change))
+    told = (*jobs.warnings(state, observation.change), *gates.gitops_warnings(state))
+    state = replace(state, warnings=told)
     when = gates.schedule(state, observation, policy, now)
     return replace(
         state,
@@ -151,6 +152,10 @@ def assess(seen: Seen, policy: Policy) -> Target:
     stable = max(others, key=lambda rs: (rs.replicas > 0, rs.number), default=None)
     why_native = next(_why_native(seen, policy, first=stable is None), "")
     size = max(d.replicas, stable.replicas if stable else 0)
+    scaler = seen.autoscaler if not why_native else None
+    raised = scaler is not None and scaler.min_replicas < min(size, scaler.max_replicas)
+    back = [revert for route in seen.routes for revert in route.reverts]
+    back += scaler.reverts if scaler and raised else ()
     return Target(
         name=d.name,
         uid=d.uid,
@@ -166,7 +171,8 @@ def assess(seen: Seen, policy: Policy) -> Target:
         selector_key="" if why_native else seen.selector_key,
         services=() if why_native else seen.services,
         routes=() if why_native else tuple(route.original for route in seen.routes),
-        floor=Floor(seen.autoscaler.name, seen.autoscaler.min_replicas) if seen.autoscaler and not why_native else None,
+        floor=Floor(scaler.name, scaler.min_replicas) if scaler else None,
+        reverts=() if why_native else tuple(back),
     )
 
 

@@ -14,7 +14,7 @@ TELLING = ("serin-tell", "serin-tell-mistakes")
 ANCHORS = ("serin-audit-decisions", "serin-audit")
 POLICIES = [each for each in SHIPPED if each["kind"].endswith("Policy")]
 NOT_SERIN = {"name": "not-serin", "expression": f"request.userInfo.username != '{SERIN}'"}
-RIGHTS = 64
+RIGHTS = 67
 
 
 def names(objects: list[Object]) -> list[str]:
