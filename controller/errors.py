@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from controller.core.change import printable
+
+REASON_MAX, MESSAGE_MAX = 60, 1500
 RETRY_AFTER_MAX = timedelta(minutes=1)
 """A proxy that asks for an hour must not keep a rollback from happening."""
 
@@ -93,14 +96,15 @@ def from_response(
         else None
     )
     if isinstance(body, str):
-        message = f"{request}: HTTP {status}: {' '.join(body.split())[:200]}"
+        message = f"{request}: HTTP {status}: {printable(' '.join(body.split()))}"
         return (
             NotServedError("NotServed", message) if status == 404 else TransientError("NotTheApiServer", message, wait)
         )
 
-    details = body.get("details") or {}
-    reason = str(body.get("reason") or f"HTTP{status}")
-    message = f"{request}: {body.get('message') or reason}"
+    said = body.get("details")
+    details = said if isinstance(said, dict) else {}
+    reason = printable(str(body.get("reason") or f"HTTP{status}"), REASON_MAX)
+    message = f"{request}: {printable(str(body.get('message') or reason), MESSAGE_MAX)}"
     if status == 409:
         return (AlreadyExistsError if reason == "AlreadyExists" else ConflictError)(reason, message)
     # 401 too: it is also the answer of an API server that cannot reach etcd to look up our ServiceAccount.
@@ -111,8 +115,8 @@ def from_response(
     if status == 410:
         return ExpiredError(reason, message)
     if status == 403:
-        causes = {cause.get("reason") for cause in details.get("causes") or ()}
-        terminating = "NamespaceTerminating" in causes
+        causes = details.get("causes") or ()
+        terminating = any(isinstance(c, dict) and c.get("reason") == "NamespaceTerminating" for c in causes)
         return ForbiddenError(
             "NamespaceTerminating" if terminating else reason,
             message,

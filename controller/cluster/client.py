@@ -20,6 +20,7 @@ from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
+from controller.core.change import printable
 from controller.errors import ExpiredError, NotServedError, PermanentError, SerinError, TransientError, from_response
 
 Json = dict[str, Any]
@@ -451,7 +452,8 @@ def _event(call: _Call, line: bytes) -> Event:
         decoded = _decode_line(line)
         if decoded.type == "ERROR":
             status = _decode(decoded.object)
-            raise _error(call, int(status.get("code") or 500), status)
+            code = status.get("code")
+            raise _error(call, code if isinstance(code, int) else 500, status)
     except msgspec.DecodeError as error:
         raise _not_json(call, line, error) from error
     return Event(decoded.type, decoded.object)
@@ -470,5 +472,7 @@ def _error(call: _Call, status: int, body: Json | str, retry_after: str = "") ->
 
 
 def _not_json(call: _Call, body: bytes, error: Exception) -> TransientError:
-    text = " ".join(body[:200].decode(errors="replace").split())
-    return TransientError("NotTheApiServer", f"{call.title}: not an answer of the API server ({error}): {text}")
+    text = printable(" ".join(body[:200].decode(errors="replace").split()))
+    return TransientError(
+        "NotTheApiServer", f"{call.title}: not an answer of the API server ({printable(str(error))}): {text}"
+    )

@@ -36,6 +36,8 @@ from controller.core.policy import ChangeType
 Json = dict[str, Any]
 MANAGER = "serin"
 FINALIZER = PREFIX + "run"
+SAID_MAX = 400
+"""Characters that are kept of what Kubernetes, a webhook or a registry says in passing."""
 
 
 # --- Read ---
@@ -116,7 +118,7 @@ def _failure(conditions: Iterable[Json]) -> str:
     for condition in conditions:
         kind, status = condition["type"], condition["status"]
         if (kind, status) in (("ReplicaFailure", "True"), ("Progressing", "False")):
-            return f"{condition.get('reason', kind)}: {condition.get('message', '')}"
+            return printable(f"{condition.get('reason', kind)}: {condition.get('message', '')}", SAID_MAX)
     return ""
 
 
@@ -195,7 +197,8 @@ def _trouble(containers: Sequence[Json]) -> tuple[str, str]:
         if waiting := (container.get("state") or {}).get("waiting"):
             reason = waiting.get("reason", "")
             if reason not in ("", "ContainerCreating", "PodInitializing"):
-                return reason, f"container {container['name']}: {waiting.get('message', '')}"[:160]
+                said = printable(f"container {container['name']}: {waiting.get('message', '')}", 160)
+                return printable(reason, 60), said
     return "", ""
 
 
@@ -305,7 +308,7 @@ def job(raw: Json, pods: Iterable[Json]) -> Job:
         ended_at=moment(end.get("lastTransitionTime")) if end else None,
         failed=failed is not None,
         exit_code=_exit_code(pods) if failed or not end else 0,
-        detail=f"{failed.get('reason', '')}: {failed.get('message', '')}" if failed else "",
+        detail=printable(f"{failed.get('reason', '')}: {failed.get('message', '')}", SAID_MAX) if failed else "",
     )
 
 

@@ -27,13 +27,16 @@ EMPTY: tuple[Any, ...] = (None, (), {}, "")
 _UNITS = ("days", "hours", "minutes", "seconds", "milliseconds")
 
 
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 class FieldError(ValueError):
     """A field that cannot be used: its path, the value found, and what to write instead."""
 
     def __init__(self, path: str, value: object, mend: str) -> None:
         self.path, self.value, self.mend = path, value, mend
-        text = repr(value)
-        super().__init__(f"{path} is {text if len(text) <= 80 else text[:77] + '...'}: {mend}")
+        super().__init__(f"{_short(repr(path)[1:-1], 200)} is {_short(repr(value), 80)}: {mend}")
 
 
 def camel(name: str) -> str:
@@ -166,8 +169,9 @@ def _decode_fields(kind: Any, data: JSON, path: str) -> Any:
     hints: dict[str, Any] = _hints(kind)
     fields = {camel(f.name): f for f in dataclasses.fields(kind)}
     prefix = f"{path}." if path else ""
-    if unknown := sorted(set(data) - set(fields)):
-        raise FieldError(prefix + unknown[0], data[unknown[0]], f"no such field; known are {', '.join(sorted(fields))}")
+    if unknown := sorted(set(data) - set(fields), key=str):  # in YAML, a name may be a number
+        mend = f"no such field; known are {', '.join(sorted(fields))}"
+        raise FieldError(f"{prefix}{unknown[0]}", data[unknown[0]], mend)
     values = {}
     for key, f in fields.items():
         if key in data:
