@@ -113,7 +113,7 @@ def _argo(spec: Json, field: Written) -> str:
     if automated.get("enabled") is False or not automated.get("selfHeal"):
         return ""
     own = str(_map(field.raw["metadata"].get("annotations")).get(ARGO_OPTIONS, "")).split(",")
-    options = [option.strip() for option in (*own, *map(str, policy.get("syncOptions") or ()))]  # its own go first
+    options = [option.strip() for option in (*own, *_texts(policy.get("syncOptions")))]  # its own go first
     respected = next((option for option in options if option.startswith(RESPECT)), "") == f"{RESPECT}true"
     if respected and any(_ignores(rule, field) for rule in _list(spec.get("ignoreDifferences"))):
         return ""
@@ -130,9 +130,9 @@ def _ignores(rule: Json, field: Written) -> bool:
     queries = {pointer.replace("/", ".") or "." for pointer in _above(field.pointer)}
     if field.pointer == "/spec/rules":
         queries |= {".spec.rules[]", ".spec.rules[].backendRefs"}
-    said = {str(query).replace("?", "").replace(" ", "") for query in rule.get("jqPathExpressions") or ()}
-    pointers = set(map(str, rule.get("jsonPointers") or ()))
-    ours = MANAGER in (rule.get("managedFieldsManagers") or ())
+    said = {query.replace("?", "").replace(" ", "") for query in _texts(rule.get("jqPathExpressions"))}
+    pointers = set(_texts(rule.get("jsonPointers")))
+    ours = MANAGER in _texts(rule.get("managedFieldsManagers"))
     return ours or bool(pointers & _above(field.pointer)) or bool(said & queries)
 
 
@@ -173,7 +173,7 @@ def _excepted(field: Written) -> bool:
 def _excludes(rules: Any, field: Written) -> bool:
     """Whether one of the rules leaves the field alone, for this object or for all."""
     return any(
-        set(map(str, rule.get("paths") or ())) & _above(field.pointer)
+        set(_texts(rule.get("paths"))) & _above(field.pointer)
         and all(_selects(str(_map(rule.get("target")).get(key) or ""), value) for key, value in field.names.items())
         for rule in _list(rules)
     )
@@ -196,3 +196,7 @@ def _map(value: Any) -> Json:
 
 def _list(value: Any) -> list[Json]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _texts(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []

@@ -75,6 +75,8 @@ def parse(result: JSON) -> list[Series]:
 
 def _series(item: JSON) -> Series:
     labels = {name: value for name, value in item["metric"].items() if name != "__name__"}
+    if odd := [value for value in labels.values() if not isinstance(value, str)]:
+        raise TypeError(f"a label is {type(odd[0]).__name__}")
     points = [(round(at * 1000), float(value)) for at, value in _points(item, "value")]
     histograms = [(round(at * 1000), _histogram(value)) for at, value in _points(item, "histogram")]
     return Series(
