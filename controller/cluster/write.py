@@ -37,6 +37,7 @@ from controller.errors import AlreadyExistsError, ConflictError, NotFoundError, 
 from controller.traffic import gateway
 
 Json = dict[str, Any]
+TRIES = 5
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -120,11 +121,23 @@ class Writer:
         await self._deployment(d, {HELD: None, REQUESTED_BY: None}, paused=False)
 
     async def _deployment(self, d: Deployment, annotations: Json, *, paused: bool) -> None:
-        patch = {
-            "metadata": {"resourceVersion": d.resource_version, "annotations": annotations},
-            "spec": {"paused": paused},
-        }
-        await self._client.patch(kinds.DEPLOYMENTS, d.namespace, d.name, patch, field_manager=manifest.MANAGER)
+        """While its pods are replaced, its status is written more often than everything is read: that changes nothing.
+
+        Without this, who stops a rolling update comes too late again and again.
+        """
+        version = d.resource_version
+        for last in (*[False] * (TRIES - 1), True):
+            meta = {"resourceVersion": version, "annotations": annotations}
+            patch = {"metadata": meta, "spec": {"paused": paused}}
+            try:
+                await self._client.patch(kinds.DEPLOYMENTS, d.namespace, d.name, patch, field_manager=manifest.MANAGER)
+            except ConflictError:
+                now = manifest.deployment(await self._client.get(kinds.DEPLOYMENTS, d.namespace, d.name))
+                if last or _decided_about(now) != _decided_about(d):
+                    raise
+                version = now.resource_version
+            else:
+                return
 
     # --- Intents ---
 
@@ -273,6 +286,11 @@ class Writer:
             await self._client.delete(resource, namespace, name)
         except NotFoundError:
             return
+
+
+def _decided_about(d: Deployment) -> tuple[object, ...]:
+    """What a hold, a release or a promotion rests on: all but its size and status."""
+    return d.uid, d.revision, d.strategy, d.paused, d.held, d.change, d.annotations
 
 
 def _with_template(last_applied: str, template: Json) -> str:

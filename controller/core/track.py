@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from controller.core import fights, gates, jobs
-from controller.core.change import REQUESTED_BY
+from controller.core.change import REQUESTED_BY, printable
 from controller.core.checks import (
     carried,
     has_capacity,
@@ -112,7 +112,8 @@ def _requesters(observation: Observation) -> tuple[str, ...]:
     change = observation.change
     found = [seen.deployment for seen in observation.targets.values() if seen.deployment]
     applied = [d.annotations.get(REQUESTED_BY, "") for d in found if ours(change, d)]
-    return tuple(sorted({who for who in (change.requested_by, change.author, *applied) if who}))
+    claimed = " ".join(change.author.split())  # names are compared word by word, and shown in one line
+    return tuple(sorted({printable(who, 256) for who in (change.requested_by, claimed, *applied) if who}))
 
 
 def _is_revert(found: Sequence[Target], observation: Observation) -> bool:

@@ -13,7 +13,7 @@ from testbed.control_plane import Manifest
 from testbed.waiting import eventually
 from tests.e2e.conftest import Played
 from tests.e2e.test_b_surroundings import autoscaler, floor
-from tests.e2e.test_process import does
+from tests.e2e.test_process import serin
 
 ARGO, FLUX = "argocd-controller", "kustomize-controller"
 HALF = {"steps": [{"weight": 50, "bake": "6s"}, {"weight": 100, "bake": "3s"}]}
@@ -151,7 +151,7 @@ def test_what_git_would_revert_is_not_started_until_the_yaml_that_is_shown_is_th
             assert f"{tool.kind[2]} {app.namespace}/shop puts back /spec/rules" in status["message"]
             assert app.pods("v2") == {}
             (revert,) = status["targets"][0]["reverts"]
-            shown = does(app, "alice", "status", change)
+            shown = serin(app, "alice", "status", change).stdout
             assert all(line in shown for line in revert["snippet"].splitlines())
             added = yaml.safe_load(revert["snippet"])["spec"]
             policy = {**tool.spec.get("syncPolicy", {}), **added.pop("syncPolicy", {})}
