@@ -3,10 +3,10 @@
 
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 RUN := $(UV) run --no-sync
-CLUSTERLESS := tests/core tests/traffic tests/simulation tests/test_docs.py tests/test_policies.py tests/test_workqueue.py
+CLUSTERLESS := tests/core tests/fuzz tests/traffic tests/simulation tests/test_docs.py tests/test_policies.py tests/test_workqueue.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench lint synced ready
+.PHONY: help demo test check fuzz fix bench lint synced ready
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
@@ -19,6 +19,9 @@ test: lint ready ## everything: what check does, and admission and end-to-end te
 
 check: lint ## lint, types, import contract and the tests that need no cluster: about five minutes
 	$(RUN) pytest -q $(CLUSTERLESS)
+
+fuzz: synced ## what nobody meant to send, longer: EXAMPLES=20000 of each property
+	SERIN_FUZZ_EXAMPLES=$(or $(EXAMPLES),20000) $(RUN) pytest -q tests/fuzz
 
 lint: synced
 	$(RUN) ruff check .
