@@ -62,7 +62,7 @@ def requests() -> Iterator[tuple[str, Resource]]:
                 called = ast.unparse(node.func).rpartition(".")[2]
                 asked = verbs.get(called, [called] if re.search(r"_client\.", ast.unparse(node.func)) else [])
                 for argument in node.args[:2]:
-                    found = re.fullmatch(r"kinds\.([A-Z_]+)(\[kind\]|\[intent\.kind\])?", ast.unparse(argument))
+                    found = re.fullmatch(r"kinds\.([A-Z_]+)(\[kind\]|\[(intent|owner)\.kind\])?", ast.unparse(argument))
                     value = getattr(kinds, found[1]) if found else None
                     for resource in value.values() if isinstance(value, dict) else [value] if value else []:
                         yield from ((verb, resource) for verb in asked)
