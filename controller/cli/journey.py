@@ -67,7 +67,11 @@ def journey(
     if wait:
         parts.append(_wait(wait, now))
     for revert in _to_add(state):
-        parts += ["", Text(f"Add to {revert.by}", "bold"), Text(revert.snippet.rstrip())]
+        parts += [
+            "",
+            Text(f"Add to {revert.by}", "bold"),
+            Text(revert.snippet.rstrip(), no_wrap=True, overflow="ignore"),
+        ]
     if state.warnings:
         parts += ["", pairs(("warning" if i == 0 else "", text) for i, text in enumerate(state.warnings))]
     if policy and under_watch(state):

@@ -160,8 +160,8 @@ def _helm(spec: Json, field: Written) -> str:
 
 
 def _rule(field: Written, indent: str) -> str:
-    target = ", ".join(f"{key}: {value}" for key, value in field.names.items())
-    return f"{indent}ignore:\n{indent}- paths: [{field.pointer}]\n{indent}  target: {{{target}}}\n"
+    target = "".join(f"{indent}    {key}: {value}\n" for key, value in field.names.items())
+    return f"{indent}ignore:\n{indent}- paths: [{field.pointer}]\n{indent}  target:\n{target}"
 
 
 def _excepted(field: Written) -> bool:

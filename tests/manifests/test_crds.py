@@ -257,7 +257,11 @@ FULL = State(
             floor=Floor("shop", 2),
             judged=2,
             grew_at=MOMENT,
-            reverts=(Revert("/spec/rules of HTTPRoute/shop/shop", "Argo CD's Application argocd/shop", "spec:\n"),),
+            reverts=(
+                Revert(
+                    "/spec/rules of HTTPRoute/shop/shop", "Argo CD's Application argocd/shop", "spec:\n", known=False
+                ),
+            ),
             drifts=1,
             drift=Drift("spec.rules of HTTPRoute/shop/shop", "argocd-controller", MOMENT, MOMENT),
             gives_way=True,
