@@ -83,12 +83,11 @@ async def changes(on: Stage, app: stage.App, rate: int, rounds: int, seed: int) 
 
 
 def evidence(on: Stage, outcome: Outcome) -> Mapping[str, float]:
-    """The most that there was against the change, by rule: what takes it back is 1."""
+    """The greatest e-value that there was against the change, by rule."""
     most = dict.fromkeys(RULES, 0.0)
     for line in logged(on.controller, "judged"):
         for each in line["judgement"]["comparisons"] if line["change"] == outcome.change else ():
-            enough = 1 / each["terms"][0]["budget"]
-            most[each["rule"]] = max(most[each["rule"]], each["eValue"] / enough)
+            most[each["rule"]] = max(most[each["rule"]], each["eValue"])
     return most
 
 
@@ -112,11 +111,11 @@ async def run(rounds: int, seed: int) -> None:
 
 def _tell(on: Stage, found: Sequence[tuple[Outcome, int]]) -> None:
     heading(f"{len(found)} changes, each as good as stable")
-    header("requests/s", "ended", "start → end", "incidents", "requests", "failed", *(f"most of {r}" for r in RULES))
+    header("requests/s", "ended", "start → end", "incidents", "requests", "failed", *(f"e-value, {r}" for r in RULES))
     for outcome, count in found:
         most = evidence(on, outcome)
         lasted = moment(outcome.status["endedAt"]) - moment(outcome.status["startedAt"])
-        users, shown = outcome.users, (f"{most[rule]:.0%}" for rule in RULES)
+        users, shown = outcome.users, (f"{most[rule]:.2g}" for rule in RULES)
         row(outcome.rate, outcome.because, seconds(lasted), count, users.sent, users.failed, *shown)
     back = [outcome for outcome, _ in found if outcome.status["phase"] != "Completed"]
     statistics = sum(outcome.because == "WorseThanStable" for outcome in back)
