@@ -672,8 +672,10 @@ def _pair(service: Json) -> ServicePair:
 
 
 def _scales(scaler: Json, name: str) -> bool:
+    """One that another controller makes (KEDA) is not written: it would be written back at once."""
     ref = scaler["spec"]["scaleTargetRef"]
-    return bool(ref["kind"] == "Deployment" and ref["name"] == name)
+    made = any(owner.get("controller") for owner in scaler["metadata"].get("ownerReferences") or [])
+    return bool(ref["kind"] == "Deployment" and ref["name"] == name and not made)
 
 
 def _selector(labels: Mapping[str, str]) -> str:

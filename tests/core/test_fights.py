@@ -249,6 +249,15 @@ def test_a_service_that_means_other_pods_lets_nothing_go_on() -> None:
     assert "kubectl-edit wrote spec.selector of Service shop" in state.message
 
 
+def test_without_its_rule_the_step_would_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = RULES[Phase.PROGRESSING]
+    rest = tuple(check for check in rules.hold if check.__name__ != "service_strays")
+    monkeypatch.setitem(RULES, Phase.PROGRESSING, replace(rules, hold=rest))
+    fight = at("10")
+    fight.others = lambda seen: replace(seen, strays=(Drift("spec.selector of Service shop"),))
+    assert fight.look()[0].reason == "Baking"
+
+
 def test_another_template_says_who_gave_it() -> None:
     fight = at("10")
     author = {"template": Author(ARGO)}
