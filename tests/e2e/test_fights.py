@@ -127,9 +127,10 @@ class Tool:
         """Apply Git where the live route differs from it; what it is to ignore is taken from the live route."""
         wanted = json.loads(json.dumps(self.git))
         rules, pointers = self.path
+        live = self.app.rules()
         if any("/spec/rules" in rule[pointers] for rule in self.spec.get(rules, [])):
-            wanted["spec"]["rules"] = self.app.rules()
-        if self.bare(wanted["spec"]["rules"]) != self.bare(self.app.rules()):
+            wanted["spec"]["rules"] = live
+        if self.bare(wanted["spec"]["rules"]) != self.bare(live):
             self.applied += 1
             sync(self.app, self.manager, wanted)
 
