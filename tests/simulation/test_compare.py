@@ -88,6 +88,33 @@ def test_ninety_seconds_without_prometheus_hold_a_healthy_change_and_no_more() -
     assert done.phase is Phase.COMPLETED
 
 
+class Holed(World):
+    """A fifth of the answers is NaN: that scrape of an arm is none, and the next one has its requests too."""
+
+    def serve(self) -> None:
+        before = self.scraped_at
+        super().serve()
+        for arm, samples in self.samples.items():
+            if self.scraped_at != before and self.random.random() < 0.2:
+                lost = samples.pop()
+                self.counted[arm] = [lost.bad, lost.total]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_fifth_of_nan_neither_takes_a_healthy_change_back_nor_spares_a_bad_one(seed: int) -> None:
+    healthy, plain = Holed(ON, Trouble(usual_ratio=0.001), seed), World(ON, Trouble(usual_ratio=0.001), seed)
+    done, usual = play(healthy), play(plain)
+    assert done.phase is Phase.COMPLETED
+    assert not any(c.failed_at for c in done.comparisons)
+    assert len(healthy.samples["canary"]) < 0.9 * len(plain.samples["canary"])
+    assert done.ended_at
+    assert usual.ended_at
+    assert done.ended_at - usual.ended_at < timedelta(minutes=3), "it may wait for an answer, and no longer"
+    bad = play(Holed(ON, ERRORS, seed))
+    assert bad.cause == "WorseThanStable"
+    assert went_back(bad) - 120 <= 150
+
+
 @pytest.mark.parametrize("restarts", [(150,), (130, 140, 150, 160, 170, 180)])
 def test_restarts_change_nothing_about_the_moment(restarts: tuple[float, ...]) -> None:
     plain = play(World(ON, ERRORS))
