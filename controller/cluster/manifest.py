@@ -219,6 +219,7 @@ def autoscaler(raw: Json) -> Autoscaler:
         min_replicas=int(spec.get("minReplicas") or 1),
         max_replicas=int(spec["maxReplicas"]),
         ours=ours,
+        resource_version=raw["metadata"]["resourceVersion"],
         author=author(raw, "spec", "minReplicas"),
     )
 

@@ -591,6 +591,7 @@ class Cluster:
             original=wanted,
             problem=gateway.grant_problem(raw, namespace, pairs, grants),
             author=manifest.author(raw, "spec", "rules"),
+            resource_version=raw["metadata"]["resourceVersion"],
         )
 
     def _taken_in(self, key: str, raw: Json) -> bool:

@@ -1,6 +1,8 @@
 """Every write to the cluster: an intent of `core.plan` as one request.
 
-Each carries the resource version that it rests on, or our field manager.
+What changes an object carries the resource version of the one that was decided about, also where a newer one is read for
+the fields that the write has to repeat: a process that stood still between its decision and its write must not lay the
+old decision over what another leader has written since. A delete names the uid of an object of its own change.
 """
 
 import json
@@ -14,7 +16,7 @@ from controller.core.change import HELD, JOB_LABEL, REQUESTED_BY, printable
 from controller.core.codec import encode
 from controller.core.form import merge
 from controller.core.intake import Record
-from controller.core.model import Change, Deployment, Held, Observation, State, Target
+from controller.core.model import Autoscaler, Change, Deployment, Held, Observation, Route, State, Target
 from controller.core.plan import (
     CreateCanary,
     CreateCompanion,
@@ -79,7 +81,7 @@ class Writer:
         found = await self._client.get(kinds.CHANGES, change.namespace, change.name)
         kept = [f for f in found["metadata"].get("finalizers") or [] if f != manifest.FINALIZER]
         meta = {
-            "resourceVersion": found["metadata"]["resourceVersion"],
+            "resourceVersion": change.resource_version,
             "finalizers": [*kept, manifest.FINALIZER] if present else kept,
         }
         await self._client.patch(kinds.CHANGES, change.namespace, change.name, {"metadata": meta})
@@ -181,8 +183,8 @@ class Writer:
         kept = [
             entry for entry in found["metadata"].get("managedFields") or [] if entry.get("manager") != manifest.MANAGER
         ]
-        patch = [
-            {"op": "replace", "path": "/metadata/resourceVersion", "value": found["metadata"]["resourceVersion"]},
+        patch: list[Json] = [
+            {"op": "replace", "path": "/metadata/resourceVersion", "value": d.resource_version},
             {"op": "replace", "path": "/metadata/managedFields", "value": kept},
         ]
         await self._client.patch(
@@ -198,7 +200,8 @@ class Writer:
 
     @apply.register
     async def _(self, intent: SetFloor, observation: Observation) -> None:
-        patch = {"spec": {"minReplicas": intent.min_replicas}}
+        scaler = observation.targets[intent.target.name].autoscaler
+        patch = {"spec": {"minReplicas": intent.min_replicas}, **_of_version(scaler)}
         await self._client.patch(
             kinds.AUTOSCALERS, observation.change.namespace, intent.autoscaler, patch, field_manager=manifest.MANAGER
         )
@@ -226,7 +229,8 @@ class Writer:
 
     @apply.register
     async def _(self, intent: ScaleCanary, observation: Observation) -> None:
-        patch = {"spec": {"replicas": intent.replicas}}
+        canary = observation.targets[intent.target.name].canary.deployment
+        patch = {"spec": {"replicas": intent.replicas}, **_of_version(canary)}
         await self._client.patch(
             kinds.DEPLOYMENTS, observation.change.namespace, intent.target.canary, patch, field_manager=manifest.MANAGER
         )
@@ -243,21 +247,27 @@ class Writer:
         """`weight` None: as the user wrote it."""
         kind, namespace, name = key.split("/")
         raw = {"kind": kind, **await self._client.get(kinds.ROUTES[kind], namespace, name)}
-        known = next(r.original for r in observation.targets[target.name].routes if r.key == key)
+        seen = next(r for r in observation.targets[target.name].routes if r.key == key)
         home, pairs = observation.change.namespace, target.services
-        wanted = gateway.original(raw, home, pairs, known)  # of the route as it is now: a rule may have come or gone
+        wanted = gateway.original(raw, home, pairs, seen.original)
         rules = (
             gateway.rules_as_written(raw, wanted)
             if weight is None
             else gateway.rules_with(raw, home, pairs, wanted, weight)
         )
-        patch = {"metadata": {"resourceVersion": raw["metadata"]["resourceVersion"]}, "spec": {"rules": rules}}
+        patch = {"spec": {"rules": rules}, **_of_version(seen)}
         await self._client.patch(kinds.ROUTES[kind], namespace, name, patch, field_manager=manifest.MANAGER)
 
     @apply.register
     async def _(self, intent: DeleteCanary, observation: Observation) -> None:
         resource = {"Deployment": kinds.DEPLOYMENTS, "Service": kinds.SERVICES, **kinds.COMPANIONS}[intent.kind]
-        await self._delete(resource, observation.change.namespace, intent.name)
+        change, namespace = observation.change, observation.change.namespace
+        try:
+            found = await self._client.get(resource, namespace, intent.name)
+            if manifest.owned_by(found, change):  # else it is the next change's, and has the same name
+                await self._client.delete(resource, namespace, intent.name, uid=found["metadata"]["uid"])
+        except NotFoundError:
+            return
 
     @apply.register
     async def _(self, intent: RunJob, observation: Observation) -> None:
@@ -291,6 +301,12 @@ class Writer:
 def _decided_about(d: Deployment) -> tuple[object, ...]:
     """What a hold, a release or a promotion rests on: all but its size and status."""
     return d.uid, d.revision, d.strategy, d.paused, d.held, d.change, d.annotations
+
+
+def _of_version(seen: Deployment | Autoscaler | Route | None) -> Json:
+    """The part of a merge patch that has it refused when the object is not the one that was seen any more."""
+    assert seen is not None
+    return {"metadata": {"resourceVersion": seen.resource_version}}
 
 
 def _with_template(last_applied: str, template: Json) -> str:

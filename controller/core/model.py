@@ -549,6 +549,8 @@ class Route:
     """Who else wrote its rules last; None: we did."""
     reverts: tuple[Revert, ...] = ()
     """What GitOps does about them; read until the start."""
+    resource_version: str = ""
+    """Of the route that was seen: what was decided about it is not written over a newer one."""
 
 
 @dataclass(frozen=True)
@@ -581,6 +583,7 @@ class Autoscaler:
     """… or by whom."""
     reverts: tuple[Revert, ...] = ()
     """What GitOps does about it; read until the start."""
+    resource_version: str = ""
 
 
 @dataclass(frozen=True)
