@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from controller.cluster.client import Client, Resource
+from testbed import proxy as proxies
 from testbed.bed import Bed
-from tests.cluster import proxy as proxies
 
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)

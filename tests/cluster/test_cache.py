@@ -14,10 +14,10 @@ from aiohttp import web
 from controller.cluster.cache import Cache, Key
 from controller.cluster.client import Client, Resource
 from controller.errors import ExpiredError, ForbiddenError, NotServedError
+from testbed import proxy as faults
 from testbed.bed import Bed
-from tests.cluster import proxy as faults
+from testbed.proxy import Act, Proxy, lists, status, stream, text, watches
 from tests.cluster.conftest import CONFIG_MAPS, Connect, config_map
-from tests.cluster.proxy import Act, Proxy, lists, status, stream, text, watches
 
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 

@@ -19,10 +19,10 @@ from controller.errors import (
     PermanentError,
     TransientError,
 )
+from testbed import proxy as faults
 from testbed.bed import Bed
-from tests.cluster import proxy as faults
+from testbed.proxy import Act, Proxy, hang, lists, pages_on, status, stream, text, watches, writes
 from tests.cluster.conftest import CONFIG_MAPS, NAMESPACES, Connect, config_map
-from tests.cluster.proxy import Act, Proxy, hang, lists, pages_on, status, stream, text, watches, writes
 
 CONTROLLER = "system:serviceaccount:serin-system:serin"
 ABSENT = Resource("absent.example", "v1", "things", "Thing")

@@ -18,9 +18,9 @@ from controller.cluster.client import Client
 from controller.cluster.lease import LEASES, Lease
 from controller.errors import ForbiddenError, LeaseLostError, NotFoundError
 from testbed.bed import Bed
+from testbed.proxy import Proxy, hang, status, text, writes
 from tests.cluster.conftest import Connect
 from tests.cluster.contender import DURATION, RENEW_DEADLINE, RETRY
-from tests.cluster.proxy import Proxy, hang, status, text, writes
 
 
 def contender(client: Client, namespace: str, identity: str, **options: Any) -> Lease:

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from testbed import proxy
 from testbed.bed import Bed
 from testbed.process import Process
 from testbed.waiting import eventually
-from tests.cluster import proxy
 from tests.manifests.conftest import ROOT
 
 SOON = timedelta(seconds=20)
