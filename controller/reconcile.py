@@ -255,8 +255,10 @@ class Reconciler:
             await self._writes.finalizer(change, present=False)
             return SOON
         observation = Observation(change, {}, None)
-        if not before.closed_at and not change.deleting:
+        if not change.deleting:
             observation = await self._reads.conclusion(change, before)
+            if await self._apply(plan(before, observation), observation):
+                return SOON
         after = decide(before, observation, policy, now) if not change.deleting else before
         if change.finalizer or not change.deleting:
             after = await self._commit(change, before, after, observation, now)

@@ -45,7 +45,7 @@ from controller.core.model import (
     Target,
 )
 from controller.core.policy import JOB_NAME, Policy, parse_policy
-from controller.errors import NotFoundError, NotServedError, SerinError
+from controller.errors import NotFoundError, NotServedError, SerinError, TransientError
 from controller.traffic import gateway
 
 Json = dict[str, Any]
@@ -136,7 +136,14 @@ class Cluster:
             label_selector=CHANGE_LABEL,
             indexes={"change": lambda d: [(d.namespace, d.change)]},
         )
-        self.canaries = Cache(client, kinds.DEPLOYMENTS, _run_and_replicas, self._part_moved, label_selector=RUN_LABEL)
+        self.canaries = Cache(
+            client,
+            kinds.DEPLOYMENTS,
+            _run_and_replicas,
+            self._part_moved,
+            indexes={"run": lambda c: [c[0]]},
+            label_selector=RUN_LABEL,
+        )
         self.pods = Cache(
             client,
             kinds.PODS,
@@ -158,6 +165,8 @@ class Cluster:
         }
         self._accepted_at: dict[str, tuple[int, float]] = {}
         self._unserved_until: dict[Resource, float] = {}
+        self._listed: dict[Resource, int] = {}
+        """The newest resource version that a list of the kind was of."""
         self.caches: tuple[Cache[Any], ...] = (
             self.policies,
             self.decisions,
@@ -291,10 +300,14 @@ class Cluster:
         )
 
     async def conclusion(self, change: Change, state: State) -> Observation:
-        """What matters to a change that has ended: what people decide about it."""
+        """What matters to a change that has ended: what people decide about it, and a canary that came late."""
         policy, problem = self._policy_for(change)
         decisions = await self._decisions(change, state)
-        return Observation(change, {}, policy, policy_problem=problem, decisions=decisions)
+        run = (change.namespace, change.name)
+        names = [t.name for t in state.targets] if self.canaries.by("run", run) or self.slices.by("run", run) else []
+        seen = await asyncio.gather(*(self._see(change, state, name) for name in names))
+        there = dict(zip(names, seen, strict=True))
+        return Observation(change, there, policy, policy_problem=problem, decisions=decisions)
 
     async def _decisions(self, change: Change, state: State) -> tuple[Decision, ...]:
         """Those that name the change; and whether their authors may, as the API server says, where it matters.
@@ -442,10 +455,13 @@ class Cluster:
 
     async def _deployment(self, namespace: str, name: str) -> Deployment | None:
         """None when it is gone, or going: in the foreground, its pods are deleted before it."""
+        known = self.deployments.get(namespace, name)
         try:
             found = await self._client.get(kinds.DEPLOYMENTS, namespace, name)
         except NotFoundError:
             return None
+        if known and known.uid == found["metadata"]["uid"]:
+            _not_older(found, known.resource_version, f"Deployment {name}")
         return None if "deletionTimestamp" in found["metadata"] else manifest.deployment(found)
 
     async def _replica_sets(self, d: Deployment) -> tuple[ReplicaSet, ...]:
@@ -568,10 +584,14 @@ class Cluster:
         return tuple(revert for revert in found if revert)
 
     async def _live_route(self, kind: str, namespace: str, name: str) -> Json | None:
+        known = self.routes[kind].get(namespace, name)
         try:
-            return {"kind": kind, **await self._client.get(kinds.ROUTES[kind], namespace, name)}
+            found = await self._client.get(kinds.ROUTES[kind], namespace, name)
         except (NotFoundError, NotServedError):
             return None
+        if known and known["metadata"]["uid"] == found["metadata"]["uid"]:
+            _not_older(found, known["metadata"]["resourceVersion"], f"{kind} {name}")
+        return {"kind": kind, **found}
 
     def _route(
         self,
@@ -602,20 +622,34 @@ class Cluster:
         return now - self._accepted_at[key][1] >= ROUTE_LAG.total_seconds()
 
     async def _items(self, resource: Resource, namespace: str, selector: str = "", *, name: str = "") -> list[Json]:
-        """Those of a namespace, or of all (""); with `name`, the one of that name. What is not served has none."""
+        """Those of a namespace, or of all (""); with `name`, the one of that name. What is not served has none.
+
+        Of now: an API server, or a proxy before it, that answers from its past would have us miss a canary.
+        """
         now = asyncio.get_running_loop().time()
         if now < self._unserved_until.get(resource, now):
             return []
-        only = f"metadata.name={name}" if name else ""
+        only, newest = f"metadata.name={name}" if name else "", self._listed.get(resource, 0)
         try:
-            return (await self._client.list(resource, namespace, label_selector=selector, field_selector=only))[0]
+            items, version = await self._client.list(resource, namespace, label_selector=selector, field_selector=only)
         except NotServedError:
             self._unserved_until[resource] = now + UNSERVED_FOR.total_seconds()
             return []
+        if int(version) < newest:
+            raise TransientError("StaleRead", f"list {resource.label}: version {version}, but {newest} was seen")
+        self._listed[resource] = max(int(version), self._listed.get(resource, 0))
+        return items
 
     @property
     def oldest_contact(self) -> timedelta:
         return max(cache.age for cache in self.caches)
+
+
+def _not_older(found: Json, known: str, what: str) -> None:
+    """Refuse what an API server that lags behind says about an object that we have seen as it is since."""
+    version = found["metadata"]["resourceVersion"]
+    if int(version) < int(known):
+        raise TransientError("StaleRead", f"get {what}: version {version}, but {known} was seen")
 
 
 def _known(raw: Json) -> Known:

@@ -1,8 +1,8 @@
 """Every write to the cluster: an intent of `core.plan` as one request.
 
-What changes an object carries the resource version of the one that was decided about, also where a newer one is read for
-the fields that the write has to repeat: a process that stood still between its decision and its write must not lay the
-old decision over what another leader has written since. A delete names the uid of an object of its own change.
+What changes an object carries the resource version of the one that was decided about, also where a newer one is read
+for the fields that the write has to repeat: a process that stood still between its decision and its write must not lay
+the old decision over what another leader has written since. A delete names the uid of an object of its own change.
 """
 
 import json

@@ -183,6 +183,8 @@ def _writes(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
             yield from _return(target, seen)
         case _, Stage.CLEAN:
             yield from clean_up(state, target, seen)
+        case phase, _ if phase.terminal:
+            yield from _come_late(target, seen)
 
 
 def _hold(target: Target, seen: Seen) -> Iterator[Intent]:
@@ -318,6 +320,17 @@ def _remove(target: Target, seen: Seen) -> Iterator[Intent]:
     floor, scaler = target.floor, seen.autoscaler
     if floor and scaler and scaler.name == floor.name and scaler.ours and scaler.min_replicas != floor.min_replicas:
         yield SetFloor(target, floor.name, floor.min_replicas)
+
+
+def _come_late(target: Target, seen: Seen) -> Iterator[Intent]:
+    """What a leader that had lost its lease without knowing it made of a change that had ended meanwhile.
+
+    The route is no concern of this change any more: another one may run.
+    """
+    if seen.canary.deployment:
+        yield DeleteCanary(target, "Deployment", target.canary)
+    yield from (DeleteCanary(target, "Service", service) for service in seen.canary.services)
+    yield from (DeleteCanary(target, *companion.split("/", 1)) for companion in seen.canary.companions)
 
 
 def _settle_deployment(state: State, target: Target, seen: Seen) -> Intent | None:

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from controller.core.model import (
     Autoscaler,
     CanaryParts,
@@ -22,7 +24,7 @@ from controller.core.model import (
     Strategy,
     Target,
 )
-from controller.core.plan import Mark, PutBack, SetFloor, Shift, plan
+from controller.core.plan import DeleteCanary, Mark, PutBack, SetFloor, Shift, plan
 from controller.core.policy import ChangeType
 
 CHANGE = Change("demo", "chg-1", "CHG-20261123-001", ChangeType.NORMAL, "uid", "1")
@@ -134,3 +136,16 @@ def test_an_autoscaler_that_may_not_be_written_does_not_keep_the_deployment_lock
     floor = target("shop", floor=Floor("shop", 2))
     left = plan(state(Phase.ROLLING_BACK, Stage.CLEAN, floor, outcome=Phase.ROLLED_BACK), observed(shop=scaled))
     assert [type(i) for i in left] == [SetFloor, Mark]
+
+
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase.terminal])
+def test_what_comes_late_to_a_change_that_has_ended_goes_and_no_route_is_touched(phase: Phase) -> None:
+    """The route may be the next change's by now."""
+    ended = State(phase=phase, targets=(target("shop"),))
+    late = Observation(CHANGE, {"shop": seen("shop", 50, deployment=None)}, None)
+    assert [(type(i), i.kind, i.name) for i in plan(ended, late) if isinstance(i, DeleteCanary)] == [
+        (DeleteCanary, "Deployment", "shop-canary")
+    ]
+    services = Observation(CHANGE, {"shop": seen("shop", 50, canary=CanaryParts(services=("shop-canary",)))}, None)
+    assert [(type(i), getattr(i, "kind", "")) for i in plan(ended, services)] == [(DeleteCanary, "Service")]
+    assert plan(ended, Observation(CHANGE, {}, None)) == ()
