@@ -1,6 +1,7 @@
 """Joins the parts to a process: checks that it can work, keeps the caches, leads or waits, and ends for a reason."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -45,6 +46,8 @@ SYNC_MAX = timedelta(minutes=1)
 CONTACT_MAX = timedelta(minutes=3)
 LOOK_AGAIN = timedelta(milliseconds=50)
 AUDIT_LOOK = timedelta(seconds=1)
+FIRST_LOOK = timedelta(seconds=1)
+"""Who has just begun to lead waits no longer for the first measurements: without them every change would be held."""
 
 RIGHTS: Mapping[Resource, str] = {
     kinds.CHANGES: "get list watch create patch delete",
@@ -326,6 +329,8 @@ class _Process:
             group.create_task(self.measuring.run(self.settings.measure_interval))
             group.create_task(self.look_at_all())
             group.create_task(self.notifier.run())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.measuring.begun.wait(), FIRST_LOOK.total_seconds())
             group.create_task(self.queue.run(self.work, workers=self.settings.workers))
 
     # --- What it serves ---

@@ -42,6 +42,8 @@ class Measuring:
         now: Callable[[], datetime],
     ) -> None:
         self._source, self._running, self._wake, self._answers, self._now = source, running, wake, answers, now
+        self.begun = asyncio.Event()
+        """Whether it was measured at all: before that a look would find that nothing is known."""
         self._newest: dict[tuple[str, str], Measurements] = {}
         self._trouble = ""
 
@@ -76,6 +78,7 @@ class Measuring:
             if key not in self._newest or self._newest[key].problem != m.problem or m.arms or m.incidents
         ]
         self._newest = measured
+        self.begun.set()
         for key in news:
             self._wake(*key)
 

@@ -567,7 +567,11 @@ class Cluster:
             if any(key[1] != change.namespace for key in found)
             else []
         )
-        routes = [self._route(raw, change.namespace, pairs, known, grants) for _, raw in sorted(found.items())]
+        # Before the start nothing was written that has to be taken in; and what has settled once has been: a process
+        # that has just begun would find it pending else, and begin the dwell anew.
+        lag = state.phase is not Phase.WAITING and state.settled_at is None
+        home = change.namespace
+        routes = [self._route(raw, home, pairs, known, grants, lag=lag) for _, raw in sorted(found.items())]
         if state.phase is not Phase.WAITING:
             return tuple(routes)
         written = [raw for _, raw in sorted(found.items())]
@@ -600,14 +604,18 @@ class Cluster:
         pairs: tuple[ServicePair, ...],
         known: Mapping[str, RouteOriginal],
         grants: list[Json],
+        *,
+        lag: bool,
     ) -> Route:
         key = f"{raw['kind']}/{raw['metadata']['namespace']}/{raw['metadata']['name']}"
         wanted = gateway.original(raw, namespace, pairs, known.get(key))
+        accepted = gateway.accepted(raw)
+        taken_in = accepted and self._taken_in(key, raw)
         return Route(
             key=key,
             weight=gateway.weight(raw, namespace, pairs, wanted),
             intact=gateway.intact(raw, wanted),
-            accepted=gateway.accepted(raw) and self._taken_in(key, raw),
+            accepted=taken_in or (accepted and not lag),
             original=wanted,
             problem=gateway.grant_problem(raw, namespace, pairs, grants),
             author=manifest.author(raw, "spec", "rules"),
