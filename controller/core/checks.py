@@ -124,6 +124,8 @@ def superseded(state: State, observation: Observation, policy: Policy, now: date
         d = seen.deployment
         if d is None or (ours(change, d) if state.phase is Phase.WAITING else d.revision == target.revision):
             continue
+        if state.promoted and d.held == Held.RESTORING:
+            continue  # by us: the first write of a way back, after which this process, or the one before, has died
         if d.revision == target.stable_revision and d.held in ("", Held.WAITING):
             return Finding("Reverted", f"Deployment {target.name} is back at its stable template", Phase.SUPERSEDED)
         newer = d.change if d.change not in (change.change_id, AUTO) else "another template"

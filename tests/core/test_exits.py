@@ -16,6 +16,7 @@ from controller.core.model import (
     Evidence,
     Floor,
     Held,
+    Incident,
     Measurements,
     Observation,
     Phase,
@@ -128,6 +129,19 @@ def test_a_template_that_is_applied_in_the_last_moment_waits_for_a_change_of_its
     seen = observed(world, d)
     assert plan(state, seen) == ()
     assert later(state, seen, world.now).phase is Phase.COMPLETED
+
+
+def test_a_way_back_that_died_after_its_first_write_is_still_the_same_way_back() -> None:
+    """The stable template was put back before the verdict was committed: nobody else gave the Deployment another one."""
+    world = reached(World(NORMAL), rolling)
+    d = replace(world.made("shop", "d", SIZE), revision="old", held=Held.RESTORING.value, paused=False)
+    seen = observed(world, d)
+    assert decide(world.state, seen, NORMAL, world.now).phase is Phase.PROMOTING, "it is no other change's template"
+    incident = Incident("CheckoutDown", {}, world.now)
+    again = replace(seen, measurements=Measurements(world.now, incidents=(incident,)))
+    back = decide(world.state, again, NORMAL, world.now)
+    assert (back.phase, back.outcome, back.cause) == (Phase.ROLLING_BACK, Phase.ROLLED_BACK, "P0Incident")
+    assert back.rejected
 
 
 def over_limit(policy: Policy, at: datetime) -> dict[str, Any]:
