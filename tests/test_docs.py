@@ -23,7 +23,7 @@ OF_THE_CODE = {"BadEvent", "BadObject", "Deleted", "Empty", "Retry", "ChangePoli
 """Words that look like a reason where reasons are made, and the one that says all is well."""
 TRANSIENT = {
     "ConnectionLost", "CutShort", "DiscoveryDisagrees", "LeaseLost", "ListExpired", "NotTheApiServer", "StaleList",
-    "Timeout",
+    "StaleRead", "Timeout",
 }  # fmt: skip
 """Seen in the log only; Serin tries again by itself."""
 

@@ -95,13 +95,18 @@ class Cache(Generic[T]):
         self._values: dict[Key, T] = {}
         self._keys_of = dict(indexes or {})
         self._indexed: dict[str, dict[Hashable, dict[Key, None]]] = {name: {} for name in self._keys_of}
-        self._version = 0  # the newest resource version that was seen; what is not newer is a replay
+        self._version = 0  # what is not newer is a replay
         self._synced = asyncio.Event()
         self._contact_at = asyncio.get_running_loop().time()
 
     async def synced(self) -> None:
         """Return when the first list is in, or when it is known that the kind is not served."""
         await self._synced.wait()
+
+    @property
+    def version(self) -> int:
+        """The newest resource version that was seen."""
+        return self._version
 
     @property
     def age(self) -> timedelta:

@@ -637,7 +637,9 @@ class Cluster:
         now = asyncio.get_running_loop().time()
         if now < self._unserved_until.get(resource, now):
             return []
-        only, newest = f"metadata.name={name}" if name else "", self._listed.get(resource, 0)
+        only = f"metadata.name={name}" if name else ""
+        watched = (cache.version for cache in self.caches if cache.resource == resource)
+        newest = max(self._listed.get(resource, 0), *watched, 0)
         try:
             items, version = await self._client.list(resource, namespace, label_selector=selector, field_selector=only)
         except NotServedError:
