@@ -23,7 +23,8 @@ REQUIRED = {name for names in REQUIRED_POLICIES.values() for name in names}
     ],
 )
 def test_who_wrote_min_replicas_last(entries: list[dict[str, Any]], ours: bool) -> None:
-    raw = {"metadata": {"name": "shop", "managedFields": entries}, "spec": {"minReplicas": 3, "maxReplicas": 9}}
+    metadata = {"name": "shop", "resourceVersion": "1", "managedFields": entries}
+    raw = {"metadata": metadata, "spec": {"minReplicas": 3, "maxReplicas": 9}}
     assert manifest.autoscaler(raw).ours is ours
 
 
