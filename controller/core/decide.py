@@ -468,8 +468,8 @@ RULES = {
 # --- What is worth a write, and when to look again ---
 
 MEASURED_EVERY = timedelta(seconds=15)
-CHATTY = ("OverLimit", "LowTraffic", "NoVerdict")
-"""Reasons whose message moves with every measurement."""
+CHATTY = ("OverLimit", "LowTraffic", "NoVerdict", "RoutePending")
+"""Reasons whose message moves with every measurement, or from route to route."""
 
 
 def worth_committing(before: State, after: State) -> bool:
