@@ -11,7 +11,7 @@ import asyncio
 import json
 import ssl
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -127,10 +127,11 @@ class Proxy:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(request)
         await request.read()  # now: an act may answer when the client is gone
-        for fault in self._faults:
-            if fault.strikes(request):
-                return await fault.act(request)
-        return await self.forward(request)
+        fault = next((fault for fault in self._faults if fault.strikes(request)), None)
+        try:
+            return await (fault.act(request) if fault else self.forward(request))
+        except ConnectionResetError:  # the client is gone
+            return hang_up(request)
 
     async def forward(self, request: web.Request, cut_after: int | None = None) -> web.StreamResponse:
         """Pass the exchange on; with `cut_after` the connection breaks after that many bytes of the answer."""
@@ -167,12 +168,14 @@ class Proxy:
         await self.exchange(request)
         return hang_up(request)
 
-    def late(self, released: asyncio.Event) -> Act:
-        """It reaches the server when `released` is set, though the client may be gone by then; set it by `release`."""
+    def late(self, released: asyncio.Event, told: Callable[[web.Request, Answer], None]) -> Act:
+        """It reaches the server when `released` is set, though the client may be gone by then; `told` hears of it."""
 
         async def wait_and_ask(request: web.Request) -> Answer:
             await released.wait()
-            return await self.exchange(request)
+            answer = await self.exchange(request)
+            told(request, answer)
+            return answer
 
         async def act(request: web.Request) -> web.StreamResponse:
             task = asyncio.create_task(wait_and_ask(request))
@@ -191,14 +194,20 @@ class Proxy:
 
         return act
 
-    def replayed(self) -> Act:
-        """The first answer of each address again and again: a server, or a cache in between, that lags behind."""
+    def replayed(self, fresh: int, stale: int) -> Act:
+        """One that lags behind, or a cache before it: of each address, after `fresh` answers, the first one again
+        `stale` times."""
         first: dict[str, Answer] = {}
+        asked: Counter[str] = Counter()
 
         async def act(request: web.Request) -> web.StreamResponse:
-            if request.raw_path not in first:
-                first[request.raw_path] = await self.exchange(request)
-            return first[request.raw_path].response()
+            address = request.raw_path
+            asked[address] += 1
+            if fresh < asked[address] <= fresh + stale:
+                return first[address].response()
+            answer = await self.exchange(request)
+            first.setdefault(address, answer)
+            return answer.response()
 
         return act
 

@@ -132,7 +132,7 @@ def test_a_template_that_is_applied_in_the_last_moment_waits_for_a_change_of_its
 
 
 def test_a_way_back_that_died_after_its_first_write_is_still_the_same_way_back() -> None:
-    """The stable template was put back before the verdict was committed: nobody else gave the Deployment another one."""
+    """The stable template was put back before the verdict was committed: nobody else gave it another one."""
     world = reached(World(NORMAL), rolling)
     d = replace(world.made("shop", "d", SIZE), revision="old", held=Held.RESTORING.value, paused=False)
     seen = observed(world, d)

@@ -8,12 +8,9 @@ thread: what hurts the controller or Prometheus has to.
 """
 
 import asyncio
-import http.client
 import itertools
 import json
-import ssl
 import threading
-import urllib.parse
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -23,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from testbed import stage
+from testbed.api import Api
 from testbed.bed import Bed
 from testbed.load import Load, Summary
 from testbed.process import Process
@@ -58,33 +55,6 @@ POLICY: Mapping[str, Any] = {
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "alone: runs in the main thread when the other tests of its module are over")
-
-
-class Api:
-    """Reads of the API server over one kept connection: a kubectl each would take the machine's time."""
-
-    def __init__(self, bed: Bed) -> None:
-        config = yaml.safe_load(bed.kubeconfig().read_text())
-        cluster = config["clusters"][0]["cluster"]
-        context = ssl.create_default_context(cafile=cluster["certificate-authority"])
-        address = urllib.parse.urlsplit(cluster["server"]).netloc
-        self._connection = http.client.HTTPSConnection(address, timeout=20, context=context)
-        self._headers = {"Authorization": f"Bearer {config['users'][0]['user']['token']}"}
-        self._lock = threading.Lock()
-
-    def get(self, path: str) -> dict[str, Any] | None:
-        """The decoded object or list; None when there is none."""
-        with self._lock:
-            self._connection.request("GET", path, headers=self._headers)
-            response = self._connection.getresponse()
-            body = response.read()
-        if response.status == http.HTTPStatus.NOT_FOUND:
-            return None
-        assert response.status == http.HTTPStatus.OK, body
-        return dict(json.loads(body))
-
-    def close(self) -> None:
-        self._connection.close()
 
 
 class Users:
