@@ -9,7 +9,7 @@ import sys
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -43,6 +43,7 @@ IDENTITY = "system:serviceaccount:serin-system:serin"
 KUBERNETES_MIN = (1, 36)
 PATIENCE = timedelta(seconds=10)
 SYNC_MAX = timedelta(minutes=1)
+SKEW_SAID = timedelta(seconds=5)
 CONTACT_MAX = timedelta(minutes=3)
 LOOK_AGAIN = timedelta(milliseconds=50)
 AUDIT_LOOK = timedelta(seconds=1)
@@ -81,10 +82,6 @@ RIGHTS: Mapping[Resource, str] = {
     kinds.VALIDATING_BINDINGS: "list",
 }
 """Verbs in all namespaces; manifests/rbac.yaml gives these and no others."""
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
 
 
 async def run(settings: Settings) -> None:
@@ -144,6 +141,7 @@ class _Process:
 
     def __init__(self, settings: Settings, client: Client) -> None:
         self.settings = settings
+        self.clock, now = client.clock, client.clock.now
         self.telemetry = Telemetry(now)
         self.queue: WorkQueue[Key] = WorkQueue()
         self.cluster = Cluster(client, frozenset(PRESETS), self._look_at)
@@ -208,13 +206,15 @@ class _Process:
         newest, known = self.measuring.newest(namespace, change), self.cluster.known(namespace, change)
         if newest is None or known is None:
             return newest
-        told = self.told.incidents(subjects_of(known.change, self._with_policy(known), now()), now())
+        now = self.clock.now()
+        told = self.told.incidents(subjects_of(known.change, self._with_policy(known), now), now)
         return replace(newest, incidents=merged((*newest.incidents, *told))) if told else newest
 
     def _wake_concerned(self) -> None:
         """Those of which an incident is told are looked at, at once: not when they are measured next."""
+        now = self.clock.now()
         for change, state in self._running():
-            if self.told.incidents(subjects_of(change, state, now()), now()):
+            if self.told.incidents(subjects_of(change, state, now), now):
                 self._wake(change.namespace, change.name)
 
     def _wake(self, namespace: str, change: str) -> None:
@@ -297,8 +297,20 @@ class _Process:
         """Every so often everything is looked at, event or not."""
         self._add_all(ended=True)  # their reviews, and what people are still owed, are this process's now
         while True:
+            self._look_at_clock()
             await asyncio.sleep(self.settings.resync.total_seconds())
             self._add_all()
+
+    def _look_at_clock(self) -> None:
+        """Whether this machine's clock is one to go by; what is done goes by the API server's."""
+        behind = self.clock.behind
+        self.telemetry.clock_behind(behind)
+        if abs(behind) > SKEW_SAID:
+            log.warning(
+                "clock",
+                reason="ClockSkew",
+                message=f"this machine's clock is {-behind.total_seconds():+.0f} s off the API server's, which counts",
+            )
 
     def _add_all(self, *, ended: bool = False) -> None:
         for known in self.cluster.changes.list():

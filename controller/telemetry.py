@@ -188,6 +188,11 @@ class Telemetry:
         )
         self._leader = Gauge("serin_leader", "1 while this process leads.", registry=registry)
         self._prometheus_up = Gauge("serin_prometheus_up", "1 while Prometheus answers.", registry=registry)
+        self._clock = Gauge(
+            "serin_clock_behind_seconds",
+            "How far this machine's clock is behind the API server's, by which everything goes.",
+            registry=registry,
+        )
         self._admission = Gauge("serin_admission_up", "1 while the admission policies are there.", registry=registry)
         self._notifications = Counter(
             "serin_notifications", "Attempts to tell a sink something.", ("sink", "outcome"), registry=registry
@@ -310,6 +315,9 @@ class Telemetry:
 
     def prometheus_answers(self, up: bool) -> None:
         self._prometheus_up.set(up)
+
+    def clock_behind(self, behind: timedelta) -> None:
+        self._clock.set(behind.total_seconds())
 
     def admission_found(self, found: bool) -> None:
         self._admission.set(found)

@@ -1,11 +1,13 @@
 """What the process looks at first."""
 
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from controller.app import _Process
 from controller.cluster.client import Client
+from controller.cluster.clock import Clock
 from controller.cluster.read import Key, Known
 from controller.core.model import Change, Phase, State
 from controller.core.policy import ChangeType
@@ -19,7 +21,7 @@ async def test_a_change_that_users_meet_is_looked_at_before_all_that_wait(
     phase: Phase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SERIN_PROMETHEUS_URL", "http://prometheus.test")
-    process = _Process(load_settings(), cast(Client, None))
+    process = _Process(load_settings(), cast(Client, SimpleNamespace(clock=Clock())))
     known = Known(Change(ACTIVE.namespace, ACTIVE.name, "CHG-20261123-001", ChangeType.NORMAL), State(phase=phase))
     monkeypatch.setattr(process.cluster, "known", lambda namespace, name: known if name == ACTIVE.name else None)
     for number in range(100):

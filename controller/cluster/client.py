@@ -20,6 +20,7 @@ from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
+from controller.cluster.clock import Clock
 from controller.core.change import printable
 from controller.errors import ExpiredError, NotServedError, PermanentError, SerinError, TransientError, from_response
 
@@ -119,6 +120,7 @@ class Client:
         self._reload = reload
         self._limit = timeout.total_seconds()
         self._headers = {"Accept": "application/json"}
+        self.clock = Clock()
 
     @classmethod
     async def connect(
@@ -420,6 +422,7 @@ class Client:
         )
         answer = await self._api.call_api(call.method, url, headers, call.body, _request_timeout=limit)
         response: aiohttp.ClientResponse = answer.response
+        self.clock.heard(response.headers.get("Date"))
         if 200 <= response.status < 300:
             return response
         text = (await response.read()).decode(errors="replace")
