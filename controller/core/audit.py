@@ -19,7 +19,10 @@ from controller.core.plan import Intent
 from controller.core.policy import Policy
 
 LINES_MAX = 32
-"""Lines kept in the status while no sink has taken them: those of a change that runs on without one."""
+"""Lines kept in the status while no sink has taken them: those of a change that runs on without one.
+
+A commit with more records than that (dozens of decisions after an outage) keeps all of its own.
+"""
 TEXT_MAX = 1000
 
 
@@ -203,7 +206,8 @@ def follow(
     }
     head, lines = chain(Head(audit.seq, audit.hash), about, records)
     waiting = audit.last[max(0, len(audit.last) - max(0, audit.seq - kept)) :]
-    last = (*waiting, *lines)[-LINES_MAX:] if lines else audit.last
+    # All of this commit, for whoever writes them has them from here, and of older ones as many as there is room for.
+    last = (*waiting, *lines)[-max(LINES_MAX, len(lines)) :] if lines else audit.last
     return replace(after, audit=Audit(head.seq, head.hash, last, form, version, intent))
 
 

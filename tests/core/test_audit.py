@@ -291,6 +291,15 @@ def test_a_decision_is_a_record_of_who_decided_what_by_which_groups_and_whether_
     assert step(state, state)[1] == []
 
 
+def test_a_commit_with_many_records_hands_on_all_of_them() -> None:
+    """Whoever leads again after an outage takes in every decision that was made meanwhile, at one look."""
+    rulings = tuple(Ruling(f"d{i}", Action.PAUSE, "bob", NOW, "r1") for i in range(2 * LINES_MAX))
+    before = begun()
+    state, records = step(before, replace(ASKED, decisions=rulings))
+    assert len(records) == len(rulings)
+    assert [json.loads(line)["seq"] for line in state.audit.last] == [r["seq"] for r in records]
+
+
 def test_the_start_names_who_approved_it_and_was_authorised_at_that_moment() -> None:
     ruling = Ruling("d1", Action.APPROVE, "bob", NOW, "r1")
     moved = Transition(NOW, Phase.PROGRESSING, 1, 10, "Started", "step 1 of 3: 10 %")
