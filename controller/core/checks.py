@@ -247,8 +247,9 @@ def progress_deadline(state: State, observation: Observation, policy: Policy, no
         workload = seen.deployment if state.promoted else seen.canary.deployment
         why = workload.failure if workload else ""
         if missing and (overdue or (state.promoted and why.startswith("ProgressDeadlineExceeded"))):
-            lasted = format_duration(now - since)
-            message = f"{target.name}: no further new pod is ready for {lasted}{': ' + why if why else ''}"
+            lasted = format_duration(policy.health.progress_deadline)
+            how = f"no further new pod is ready for {lasted}" if overdue else "its new pods do not come"
+            message = f"{target.name}: {how}{': ' + why if why else ''}"
             return Finding("ProgressDeadline", message, rejected=True)
     return None
 
@@ -258,7 +259,7 @@ def route_deadline(state: State, observation: Observation, policy: Policy, now: 
     since, pending = state.progressed_at, route_pending(state, observation, policy, now)
     if not since or not pending or now - since < policy.health.progress_deadline:
         return None
-    return replace(pending, message=f"{pending.message}, for {format_duration(now - since)}")
+    return replace(pending, message=f"{pending.message}, for {format_duration(policy.health.progress_deadline)}")
 
 
 def p0_incident(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
@@ -345,7 +346,8 @@ def inconclusive(state: State, observation: Observation, policy: Policy, now: da
     if since and now - since >= policy.no_data_deadline and state.stage in (None, Stage.ROLL):
         return Finding(
             "Inconclusive",
-            f"no usable metrics for {format_duration(now - since)}; {no_data_cause(state, observation, policy, now)}",
+            f"no usable metrics for {format_duration(policy.no_data_deadline)}; "
+            f"{no_data_cause(state, observation, policy, now)}",
         )
     return None
 
@@ -539,19 +541,15 @@ def has_capacity(state: State, target: Target, seen: Seen) -> bool:
 
 
 def capacity_pending(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
-    if state.settled_at:
-        return None
+    """Canary pods are awaited; or some of those that carried the step are not ready, if not for long enough yet."""
     for target, seen in targets(state, observation, Strategy.CANARY):
-        if not has_capacity(state, target, seen):
-            wanted = need(target.replicas, state.weight)
-            why = (
-                f": {seen.canary.deployment.failure}"
-                if seen.canary.deployment and seen.canary.deployment.failure
-                else ""
-            )
-            return Finding(
-                "CapacityPending", f"{seen.canary.ready} of {wanted} canary pods of {target.name} ready{why}"
-            )
+        if state.settled_at is None and has_capacity(state, target, seen):
+            continue
+        if state.settled_at and not target.not_ready_since:
+            continue
+        wanted = need(target.replicas, state.weight)
+        why = f": {seen.canary.deployment.failure}" if seen.canary.deployment and seen.canary.deployment.failure else ""
+        return Finding("CapacityPending", f"{seen.canary.ready} of {wanted} canary pods of {target.name} ready{why}")
     return None
 
 
@@ -734,8 +732,8 @@ def rolling(state: State, observation: Observation, policy: Policy, now: datetim
         d = seen.deployment
         if d and not takes_over(state, target, seen, policy, now):
             if d.replicas == 0:
-                way_on = "scale it up again: the canary carries the traffic until it has pods"
-                return Finding("ScaledToZero", f"Deployment {d.name} has 0 replicas; {way_on}")
+                meanwhile = ": the canary carries the traffic until it has pods" if seen.canary.ready else ""
+                return Finding("ScaledToZero", f"Deployment {d.name} has 0 replicas; scale it up again{meanwhile}")
             why = f": {d.failure}" if d.failure else ""
             return Finding("Rolling", f"{d.updated} of {d.replicas} pods of {d.name} replaced, {d.ready} ready{why}")
     if state.settled_at is None or now - state.settled_at < DATA_PLANE_LAG:
@@ -773,6 +771,8 @@ def watched(state: State, observation: Observation, policy: Policy, now: datetim
         return Finding("OverLimit", exceeded.message)
     if now < until:
         return Finding("Watching", f"promoted; watched until {until:%H:%M:%S} UTC")
+    if short := next((t.name for t in state.targets if t.not_ready_since), ""):
+        return Finding("Watching", f"promoted; too few pods of {short} are ready to end the watch")
     since = state.no_data_since
     if since and now - since < policy.no_data_deadline:
         ends = f"ends without at {since + policy.no_data_deadline:%H:%M:%S} UTC"

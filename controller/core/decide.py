@@ -65,7 +65,7 @@ def decide(state: State, observation: Observation, policy: Policy, now: datetime
                 return replace(
                     state,
                     reason=finding.reason,
-                    message=f"{finding.message}; there is no stable revision to go back to",
+                    message=f"{finding.message}; there is no stable revision to go back to: apply another template",
                 )
             if state.forward_only and check not in gates.BY_WILL:
                 return _stay(state, observation, finding)
@@ -170,7 +170,9 @@ def roll_back(state: State, observation: Observation, finding: Finding, now: dat
         return enter(state, finding.outcome, now, finding.reason, finding.message, weight=0)
     # Whoever un-paused it has begun what only a promotion may: it is stopped and undone as that is.
     loose = any(not_paused(target, seen) for target, seen in targets(state, observation))
-    state = replace(state, promoted=state.promoted or loose)
+    if loose and not state.promoted:  # the canary keeps what it carries, and is given no more
+        carried = (checks.carried(state, seen) for _, seen in targets(state, observation, Strategy.CANARY))
+        state = replace(state, promoted=True, weight=min([state.weight, *carried]))
     # Behind a Deployment that is gone, pods may still be ready that the garbage collector is about to delete.
     covered = all(
         seen.deployment and stable_covers(target, seen) for target, seen in targets(state, observation, Strategy.CANARY)

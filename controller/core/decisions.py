@@ -22,6 +22,8 @@ OF_OTHERS = (Action.APPROVE, Action.PROMOTE, Action.BYPASS, Action.REVIEW)
 """What nobody decides about a change of his own."""
 BOUND = (Action.APPROVE, Action.DENY, Action.PROMOTE, Action.BYPASS)
 """What is about one revision. Going back and standing still are safe, and a review is about what was."""
+CAUTIOUS = (Action.DENY, Action.PAUSE)
+"""What wins over its opposite of the same second: the API server's moments are no finer."""
 UNDER_WAY = (Phase.PROGRESSING, Phase.PROMOTING)
 
 
@@ -118,7 +120,7 @@ def _untimely(decision: Decision, state: State, policy: Policy) -> str:
 def last(state: State, *actions: Action) -> Ruling | None:
     """The newest decision of these that counts, and is about the change as it is now."""
     found = [ruling for ruling in state.decisions if ruling.action in actions and _holds(ruling, state)]
-    return max(found, key=lambda ruling: ruling.at, default=None)
+    return max(found, key=lambda ruling: (ruling.at, ruling.action in CAUTIOUS), default=None)
 
 
 def approvals(state: State, observation: Observation, now: datetime) -> tuple[Ruling, ...]:

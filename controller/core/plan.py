@@ -337,8 +337,10 @@ def _settle_deployment(state: State, target: Target, seen: Seen) -> Intent | Non
     d = seen.deployment
     assert d is not None
     if state.phase is Phase.PROMOTING:
-        # A newer template, even the one that was stable before, is another change's.
-        return Release(target, d) if d.held and d.revision == target.revision else None
+        # A newer template, even the one that was stable before, is another change's, and held as such if we locked it.
+        if d.revision != target.revision:
+            return Mark(target, d, Held.WAITING) if d.held and d.held != Held.WAITING else None
+        return Release(target, d) if d.held else None
     if d.revision == target.revision:
         restore = (
             state.policy is not None

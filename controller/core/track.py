@@ -252,11 +252,11 @@ def _progressed(state: State, observation: Observation, policy: Policy, now: dat
         if state.stage is None
         else state.stage is not Stage.ROLL or all(takes_over(state, t, seen, policy, now) for t, seen in found)
     )
-    if arrived:
+    wanted = all(seen.deployment is None or seen.deployment.replicas for _, seen in found)
+    if arrived or not wanted:
         return replace(state, progress=0, progressed_at=None)
     reached = sum(_reached(state, target, seen) for target, seen in found)
-    wanted = all(seen.deployment is None or seen.deployment.replicas for _, seen in found)
-    if state.progressed_at and reached <= state.progress and wanted:
+    if state.progressed_at and reached <= state.progress:
         return state
     return replace(state, progress=reached, progressed_at=now)
 

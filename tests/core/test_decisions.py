@@ -608,3 +608,17 @@ def test_what_is_rolled_back_needs_no_window() -> None:
     desk.pass_by(timedelta(hours=2))
     desk.decide(Action.RESUME)
     assert desk.pass_by(30 * MINUTE).cause == "ErrorRate"
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_of_two_decisions_of_one_second_the_cautious_one_counts(order: tuple[int, int]) -> None:
+    """The API server's moments have whole seconds."""
+    for cautious, bold, asked in (
+        (Action.DENY, Action.APPROVE, decisions.objection),
+        (Action.PAUSE, Action.RESUME, decisions.pause),
+    ):
+        made = (Ruling("d1", cautious, "ann", BEGIN), Ruling("d2", bold, "bob", BEGIN))
+        state = State(decisions=tuple(made[i] for i in order))
+        assert asked(state) == made[0]
+        later = replace(made[1], at=BEGIN + timedelta(seconds=1))
+        assert asked(State(decisions=(made[0], later))) is None
