@@ -6,7 +6,7 @@ RUN := $(UV) run --no-sync
 CLUSTERLESS := tests/core tests/fuzz tests/traffic tests/simulation tests/test_docs.py tests/test_policies.py tests/test_workqueue.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fuzz fix bench lint synced ready
+.PHONY: help demo test check fuzz sim fix bench lint synced ready
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,9 @@ check: lint ## lint, types, import contract and the tests that need no cluster: 
 
 fuzz: synced ## what nobody meant to send, longer: EXAMPLES=20000 of each property
 	SERIN_FUZZ_EXAMPLES=$(or $(EXAMPLES),20000) $(RUN) pytest -q tests/fuzz
+
+sim: synced ## whatever may go wrong, by seed: make sim SEEDS=200000
+	$(RUN) python -m tests.simulation.storm --seeds $(or $(SEEDS),20000) --processes $$(nproc) --controls
 
 lint: synced
 	$(RUN) ruff check .

@@ -223,15 +223,14 @@ def test_a_way_back_is_gone_with_its_rule(
     assert ends(World(policy, what), until) == otherwise
 
 
-def test_pods_that_are_not_ready_are_met_at_the_next_step_only_without_their_rule(
+def test_pods_that_are_not_ready_hold_the_step_for_ever_without_their_rule(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     without(monkeypatch, Phase.PROGRESSING, "pods_failing")
     assert turned_back(World(NORMAL, Trouble(crash_at=120))) < 200
     without(monkeypatch, Phase.PROGRESSING, "pods_not_ready")
-    late = World(NORMAL, Trouble(crash_at=120))
-    assert turned_back(late) > 20 * 60
-    assert late.state.cause == "ProgressDeadline"
+    late = play(World(NORMAL, Trouble(crash_at=120)), HOUR)
+    assert (late.phase, late.step, late.reason) == (Phase.PROGRESSING, 1, "CapacityPending")
 
 
 def turned_back(world: World) -> float:
