@@ -78,7 +78,10 @@ FOUND = {
         happenings=(Happening("route deleted", Moment(Phase.PROGRESSING, step=1, after=18)),),
     ),
     "a canary that was given weight by the way back, for someone had un-paused the Deployment": Plan(
-        439, POLICY, happenings=(Happening("un-pause", Moment(Phase.PROGRESSING, step=1, after=1)),)
+        439,
+        POLICY,
+        workloads=("cart", "shop"),
+        happenings=(Happening("un-pause", Moment(Phase.PROGRESSING, step=1, after=0)),),
     ),
     "a change that never ended over a template that got past admission": Plan(
         1006,
