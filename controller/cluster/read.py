@@ -54,8 +54,9 @@ log = structlog.get_logger()
 ROUTE_LAG = timedelta(milliseconds=500)
 """From a route's acceptance to the proxies that act on it; 0.25 s was measured with Contour and one Envoy."""
 
-UNSERVED_FOR = timedelta(minutes=3)
-"""A kind that the API server does not serve is asked for again after that."""
+UNSERVED_FOR = timedelta(seconds=15)
+"""A kind that the API server does not serve is asked for again after that: who installs a rollout controller may give
+it a Deployment at once. However many changes wait, that is one request in that time for each kind."""
 
 RIGHTS_MAX = timedelta(seconds=2)
 """An authorizer that hangs delays no rollback by more than that."""

@@ -33,7 +33,7 @@ def test_a_healthy_version_is_watched_without_its_canary_and_completes(app: Play
     assert seen.failed == 0
     stages = [record["stage"] for record in done["history"] if record.get("stage")]
     assert stages == ["Roll", "Return", "Drain", "Watch", "Clean"]
-    assert all("promoted" in e["message"] and e["requests"] > 100 for e in done["evidence"])
+    assert all("; stable had 0%" in e["message"] and e["requests"] > 100 for e in done["evidence"])
     live = app.live()
     assert not live["spec"].get("paused")
     assert "serin.dev/held" not in (live["metadata"].get("annotations") or {})
@@ -47,7 +47,7 @@ def test_errors_in_the_log_alone_take_a_version_back(app: Played) -> None:
         seen = users.stop()
     assert done["cause"] == "LogErrors"
     (told,) = (e["message"] for e in done["evidence"] if e["rule"] == "log-errors")
-    found = re.search(r"shop logs errors in ([0-9.]+)% of [0-9]+ lines in 10s \(limit 5%", told)
+    found = re.search(r"shop logs errors in ([0-9.]+)% of [0-9]+ lines in 10s, above its limit of 5%", told)
     assert found, told
     assert 15 < float(found[1]) < 25
     assert seen.failed == 0, "users saw nothing of it"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from controller.cluster.read import UNSERVED_FOR
 from testbed import stage
 from testbed.bed import Bed
 from testbed.errors import BedError
@@ -156,8 +157,9 @@ def test_a_malformed_request_is_held_and_named(
     assert "\x1b" not in app.serin.log_of(app.namespace)
     # Mended, it runs; a record of what had no ID is gone.
     good = app.serin.change_id()
-    app.bed.apply(app.deployment("v2", good, annotations={"serin.dev/type": "standard"}), user="alice")
-    app.wait(good, "Progressing", within=QUICK)
+    with app.serin.policy({}):
+        app.bed.apply(app.deployment("v2", good, annotations={"serin.dev/type": "standard"}), user="alice")
+        app.wait(good, "Progressing", within=QUICK)
     eventually(lambda: "refused-shop" not in changes(app), within=QUICK)
 
 
@@ -228,6 +230,7 @@ ARGO = {
 def test_a_deployment_that_argo_is_told_to_roll_out_is_left_to_it(app: Played) -> None:
     app.bed.apply(ARGO)
     app.bed.await_crds()
+    time.sleep(UNSERVED_FOR.total_seconds())  # it may have been asked for just before
     workload = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "shop"}
     meta = {"name": "shop", "namespace": app.namespace}
     rollout = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "metadata": meta}
