@@ -152,5 +152,4 @@ def test_the_other_alerts_fire_on_what_they_are_about(bed: Bed) -> None:
         assert not states(bed)["SerinNobodyWatches"]
     finally:
         bed.rules("made-up")
-    still = lambda: [alert for alert, labels in about.items() if firing(bed, alert, **labels)]  # noqa: E731
-    eventually(lambda: not still(), within=timedelta(seconds=20))
+    eventually(lambda: not any(firing(bed, alert, **v) for alert, v in about.items()), within=timedelta(seconds=20))
