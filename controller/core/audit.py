@@ -181,10 +181,8 @@ def follow(
     change, audit = observation.change, before.audit
     wish = told(planned) if planned else {}
     intent = digest(wish)[:16] if wish else ""
-    known = policy is None or (
-        policy is before.policy and audit.policy
-    )  # hashed already: a running change keeps its own
-    version = audit.policy if known else digest(encode(policy))[:16]
+    # A running change keeps its own, whose version is in its status already.
+    version = audit.policy if policy is None or (policy is before.policy and audit.policy) else policy.version
     form = digest([change.spec, after.revision, after.requesters])[:16]
     records = [Record(Kind.WRITE, told(each)) for each in made]
     if form != audit.form:
@@ -213,6 +211,8 @@ def follow(
 
 def news(before: State, after: State, observation: Observation, now: datetime) -> Iterator[Record]:
     for name, followed in FOLLOWED.items():
+        if getattr(after, name) is getattr(before, name):
+            continue
         known = {followed.told_by(item) for item in _items(before, name)}
         for item in _items(after, name):
             if followed.told_by(item) not in known:

@@ -1,8 +1,10 @@
 """The state machine: a table of rules by phase, and what the first rule that speaks leads to. Pure."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
+from operator import attrgetter
+from typing import Any
 
 from controller.core import checks, compare, gates
 from controller.core.checks import (
@@ -19,7 +21,8 @@ from controller.core.codec import format_duration
 from controller.core.decisions import last, objection, take_in
 from controller.core.model import (
     Action,
-    Evidence,
+    Audit,
+    Comparison,
     Held,
     Measurements,
     Observation,
@@ -34,6 +37,7 @@ from controller.core.model import (
 from controller.core.plan import clean_up
 from controller.core.policy import ErrorRate, Policy, When
 from controller.core.samples import Arm
+from controller.core.slo import Breach
 from controller.core.track import track
 
 HISTORY_MAX = 64
@@ -486,16 +490,26 @@ def worth_committing(before: State, after: State) -> bool:
     return before.measured_at is None or after.measured_at - before.measured_at >= MEASURED_EVERY
 
 
-def _gist(state: State) -> State:
-    return replace(
-        state,
-        measured_at=None,
-        audit=replace(state.audit, last=(), intent=""),
-        message="" if state.reason in CHATTY else state.message,
-        evidence=tuple(Evidence(e.rule, e.target, e.verdict, "", e.threshold, "") for e in state.evidence),
-        comparisons=tuple(replace(c, monitors=()) for c in state.comparisons),
-        breaches=tuple(replace(b, bad_for=timedelta(), last_at=None) for b in state.breaches),
+def _gist(state: State) -> tuple[object, ...]:
+    return (
+        _STATE(state),
+        _AUDIT(state.audit),
+        "" if state.reason in CHATTY else state.message,
+        [(e.rule, e.target, e.verdict, e.threshold) for e in state.evidence],
+        [_COMPARISON(c) for c in state.comparisons],
+        [_BREACH(b) for b in state.breaches],
     )
+
+
+def _all_but(kind: type[Any], *names: str) -> Callable[[Any], object]:
+    """The other fields of a dataclass, to be compared."""
+    return attrgetter(*(field.name for field in fields(kind) if field.name not in names))
+
+
+_STATE = _all_but(State, "measured_at", "audit", "message", "evidence", "comparisons", "breaches")
+_AUDIT = _all_but(Audit, "last", "intent")
+_COMPARISON = _all_but(Comparison, "monitors")
+_BREACH = _all_but(Breach, "bad_for", "last_at")
 
 
 def recheck_after(state: State, policy: Policy, now: datetime) -> timedelta | None:

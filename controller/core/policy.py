@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from functools import cached_property
 
-from controller.core.codec import JSON, FieldError, Ratio, decode, format_duration, parse_quantity
+from controller.core.codec import JSON, FieldError, Ratio, decode, digest, encode, format_duration, parse_quantity
 from controller.core.form import NAMES
 from controller.core.windows import Window, check_window
 
@@ -356,6 +357,11 @@ class Policy:
     first_deployment: FirstDeployment = FirstDeployment.RUN
     revert_bake: timedelta = timedelta(minutes=1)
     """A revert to the revision before bakes no longer than that at each step."""
+
+    @cached_property
+    def version(self) -> str:
+        """What records name it by: a hash of all that it says."""
+        return digest(encode(self))[:16]
 
     def step(self, number: int) -> Step:
         """The first step has the number 1."""

@@ -557,6 +557,8 @@ ENDS = ("withdrawn", "deployment_deleted", "superseded")
 """What ends a change that has nothing to go back to, too."""
 BLIND = ("inconclusive", "route_deadline", "conflict", "conflict in the promotion")
 """What a fault of the platform itself leads to: it does not count as a disturbance of these."""
+TOLD_ANYWAY = ("no_data", "route_pending", "write_refused", "contested")
+"""Waits for such a fault to be over: it does not keep them from being named, either."""
 
 
 # --- What a wait has to be called, while nothing disturbs ---
@@ -740,7 +742,8 @@ class Watch:
     cluster: Cluster
     calm_since: datetime
     """Nothing has disturbed the controller, its API or its data since."""
-    since: dict[tuple[str, str, str], datetime] = field(default_factory=dict)
+    since: dict[str, dict[str, datetime]] = field(default_factory=dict)
+    """By change: what has to lead to something, and since when it is so."""
     reasons: set[str] = field(default_factory=set)
     commits: dict[str, list[datetime]] = field(default_factory=dict)
     allowed: set[tuple[str, str]] = field(default_factory=set)
@@ -1074,46 +1077,33 @@ class Watch:
         problem = any(name in known.change.name for name in ("refused",))
         if problem:
             return
-        for name, must in GO_BACK.items():
-            key = (known.change.name, name, "back")
-            holds = (
-                state.phase in must.phases
-                and (state.phase is Phase.WAITING or state.stage in must.stages)
-                and must.when(sight)
-            )
-            nowhere = (
-                not any(t.stable_revision for t in state.targets)
-                and name not in ENDS
-                and state.phase is not Phase.WAITING
-            )
-            if not holds or nowhere or (state.forward_only and not must.by_will):
-                self.since.pop(key, None)
-                continue
-            since = max(
-                self.since.setdefault(key, cluster.now),
-                self.calm_since if name not in BLIND else cluster.now - timedelta(days=1),
-            )
+        stable = any(t.stable_revision for t in state.targets)
+        stays = any(text.startswith("CannotGoBack") for text in state.warnings)
+        held = {
+            name: must
+            for name, must in GO_BACK.items()
+            if state.phase in must.phases
+            and (state.phase is Phase.WAITING or state.stage in must.stages)
+            and (must.by_will or not state.forward_only)
+            and (stable or name in ENDS or state.phase is Phase.WAITING)
+            and must.when(sight)
+        }
+        waits = {n: wait for n, wait in NAMES.items() if state.phase is wait.phase and not stays and wait.when(sight)}
+        before = self.since.get(known.change.name, {})
+        since = self.since[known.change.name] = {name: before.get(name, cluster.now) for name in (*held, *waits)}
+        for name, must in held.items():
+            began = since[name] if name in BLIND else max(since[name], self.calm_since)
             self.must(
-                cluster.now - since <= must.after(policy),
+                cluster.now - began <= must.after(policy),
                 f"{name}: it takes the change back",
-                f"{known.change.change_id} since {since:%H:%M:%S}, {state.phase} {state.reason}",
+                f"{known.change.change_id} since {began:%H:%M:%S}, {state.phase} {state.reason}",
             )
-        for name, wait in NAMES.items():
-            key = (known.change.name, name, "name")
-            stays = any(text.startswith("CannotGoBack") for text in state.warnings)
-            if stays or state.phase is not wait.phase or not wait.when(sight):
-                self.since.pop(key, None)
-                continue
-            since = max(
-                self.since.setdefault(key, cluster.now),
-                self.calm_since
-                if name.split()[0] not in ("no_data", "route_pending", "write_refused", "contested")
-                else cluster.now - timedelta(days=1),
-            )
+        for name, wait in waits.items():
+            began = since[name] if name.split()[0] in TOLD_ANYWAY else max(since[name], self.calm_since)
             self.must(
-                cluster.now - since <= wait.after or state.reason in (*wait.reasons, *CONTESTED),
+                cluster.now - began <= wait.after or state.reason in (*wait.reasons, *CONTESTED),
                 f"{name}: the wait is named",
-                f"{state.reason} since {since:%H:%M:%S}",
+                f"{state.reason} since {began:%H:%M:%S}",
             )
 
 
