@@ -38,6 +38,8 @@ from controller.core.policy import Policy
 from controller.core.samples import Arm, Sample
 
 BEGIN = datetime(2026, 11, 23, 8, tzinfo=UTC)
+FORGERS = ("mallory",)
+"""Could never decide anything."""
 NAMESPACE = "demo"
 STABLE = "v1"
 SIZE = 6
@@ -235,7 +237,8 @@ class Cluster:
         self.rps = 40.0
         self.changes: dict[str, Past[Known | None]] = {}
         self.decisions: dict[str, Past[Decision | None]] = {}
-        self.revoked: dict[str, datetime] = {}
+        self.revoked: dict[str, datetime] = dict.fromkeys(FORGERS, BEGIN)
+        """Who may not decide, and since when."""
         """People who may decide no more, since when."""
         self.closes_at: datetime | None = None
         """The end of the window."""

@@ -16,7 +16,18 @@ from controller.core.compare import RULES as COMPARED
 from controller.core.model import Action, Decision, Held, JobOutcome, Phase, Stage, State, Strategy, Target, Verdict
 from controller.core.policy import ChangeType, LowTraffic, Policy, Statistical, When
 from controller.core.windows import OnClose
-from tests.simulation.storm.cluster import LATENCY, LOGS, MANAGERS, Cluster, Known, Way, Workload, during, share
+from tests.simulation.storm.cluster import (
+    FORGERS,
+    LATENCY,
+    LOGS,
+    MANAGERS,
+    Cluster,
+    Known,
+    Way,
+    Workload,
+    during,
+    share,
+)
 from tests.simulation.storm.plans import UNANSWERED_HOLD, UNANSWERED_MAX
 
 UNDER_WAY = (Phase.PROGRESSING, Phase.PROMOTING)
@@ -125,8 +136,6 @@ class Sight:
 
 
 ANYONES = (Action.ROLLBACK, Action.PAUSE, Action.RESUME, Action.DENY)
-FORGERS = ("mallory",)
-"""May not decide anything."""
 Predicate = Callable[[Sight], bool]
 
 
