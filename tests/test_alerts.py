@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import aiohttp
@@ -17,6 +18,7 @@ from aiohttp import web
 from controller.alerts import BODY_MAX, PATH
 from controller.app import _Process
 from controller.cluster.client import Client
+from controller.cluster.clock import Clock
 from controller.cluster.read import Known
 from controller.core.model import Change, Measurements, Phase, ServicePair, State, Strategy, Target
 from controller.core.policy import ChangeType, Policy, Step
@@ -75,7 +77,7 @@ async def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterato
     monkeypatch.setenv("SERIN_PROMETHEUS_URL", "http://prometheus.test")
     monkeypatch.setenv("SERIN_ALERT_TOKEN_FILE", str(token))
     monkeypatch.setenv("SERIN_LISTEN", "127.0.0.1:0")
-    process = _Process(load_settings(), cast(Client, None))
+    process = _Process(load_settings(), cast(Client, SimpleNamespace(clock=Clock())))
     since = datetime.now(UTC) - timedelta(minutes=1)
     known = Known(CHANGE, running(since))
     monkeypatch.setattr(

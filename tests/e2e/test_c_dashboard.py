@@ -15,7 +15,7 @@ from testbed import stage
 from testbed.bed import Bed
 from testbed.process import Process
 from testbed.waiting import answers, eventually
-from tests.e2e.conftest import Played, Serin
+from tests.e2e.conftest import LEASE, Played, Serin
 from tests.manifests.promql import ALERTS, PANELS, rendered
 
 STANDBY_PORT = 9811
@@ -58,14 +58,7 @@ def firing(bed: Bed, alert: str, **labels: str) -> bool:
 def monitored(serin: Serin) -> Iterator[Process]:
     """Both replicas scraped, and the shipped alerts loaded; those that wait for longer than a test does wait less."""
     bed = serin.bed
-    standby = stage.controller(
-        bed,
-        "standby",
-        port=STANDBY_PORT,
-        SERIN_LEASE_DURATION="6s",
-        SERIN_LEASE_RENEW_DEADLINE="4s",
-        SERIN_LEASE_RETRY="500ms",
-    )
+    standby = stage.controller(bed, "standby", port=STANDBY_PORT, **LEASE)
     standby.start()
     address = f"http://{bed.host}:{STANDBY_PORT}/readyz"
     standby.wait_until("/readyz", lambda: answers(address), timedelta(seconds=20))

@@ -16,7 +16,7 @@ from testbed import stage
 from testbed.bed import Bed
 from testbed.errors import BedError
 from testbed.waiting import eventually
-from tests.e2e.conftest import Played, Serin
+from tests.e2e.conftest import LEASE, Played, Serin
 from tests.e2e.scenes import begin
 
 LONG = timedelta(seconds=90)
@@ -327,8 +327,7 @@ def test_what_makes_it_unable_to_work_is_said_at_start(serin: Serin, tmp_path: P
 
 @pytest.mark.alone
 def test_of_two_controllers_one_acts_and_the_other_takes_over(app: Played) -> None:
-    lease = {"SERIN_LEASE_DURATION": "6s", "SERIN_LEASE_RENEW_DEADLINE": "4s", "SERIN_LEASE_RETRY": "500ms"}
-    second = stage.controller(app.bed, "serin-2", port=stage.LISTEN_PORT + 1, **lease)
+    second = stage.controller(app.bed, "serin-2", port=stage.LISTEN_PORT + 1, **LEASE)
     second.start()
     try:
         with app.users(50) as users:
