@@ -365,6 +365,7 @@ class _Process:
         return runner
 
     async def _metrics(self, request: web.Request) -> web.Response:
+        self.telemetry.tasks(len(asyncio.all_tasks()))
         body, content_type = self.telemetry.exposition()
         return web.Response(body=body, headers={"Content-Type": content_type})
 

@@ -207,6 +207,9 @@ class Telemetry:
             "serin_alert_posts", "Posts of an Alertmanager, by how each ended.", ("outcome",), registry=registry
         )
         self._audit = Gauge("serin_audit_up", "1 while the audit trail is written.", registry=registry)
+        self._tasks = Gauge(
+            "serin_tasks", "Tasks of the event loop, that of the scrape itself included.", registry=registry
+        )
         build = Gauge("serin_build_info", "Always 1; the version is a label.", ("version",), registry=registry)
         build.labels(version("serin")).set(1)
 
@@ -324,6 +327,9 @@ class Telemetry:
 
     def audit_written(self, up: bool) -> None:
         self._audit.set(up)
+
+    def tasks(self, count: int) -> None:
+        self._tasks.set(count)
 
     def exposition(self) -> tuple[bytes, str]:
         """The body of /metrics and its content type."""

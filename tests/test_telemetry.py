@@ -299,6 +299,7 @@ def test_the_process_tells_of_itself(telemetry: Telemetry) -> None:
     telemetry.leading(True)
     telemetry.prometheus_answers(False)
     telemetry.admission_found(True)
+    telemetry.tasks(21)
     telemetry.reconciled(timedelta(milliseconds=20))
     body, content_type = telemetry.exposition()
     text = body.decode()
@@ -307,6 +308,7 @@ def test_the_process_tells_of_itself(telemetry: Telemetry) -> None:
         "serin_leader 1.0",
         "serin_prometheus_up 0.0",
         "serin_admission_up 1.0",
+        "serin_tasks 21.0",
         "serin_reconcile_seconds_count 1.0",
     ):
         assert line in text
