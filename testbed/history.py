@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from testbed.api import Api
@@ -21,7 +22,10 @@ KINDS = {
 
 
 class Version(NamedTuple):
-    """`revision` counts over all kinds: it is the cluster's own clock. `object` is the last one of a deleted one."""
+    """`revision` counts over all kinds: it is the cluster's own clock. `object` is the last one of a deleted one.
+
+    `seen_at` is when the recorder heard of it: what else happened then is known by it, not what came first.
+    """
 
     revision: int
     kind: str
@@ -29,6 +33,7 @@ class Version(NamedTuple):
     name: str
     object: Json
     deleted: bool = False
+    seen_at: datetime | None = None
 
 
 class Recorder:
@@ -91,9 +96,8 @@ class Recorder:
         assert event in ("ADDED", "MODIFIED", "DELETED"), (kind, event, item)
         meta = item["metadata"]
         meta.pop("managedFields", None)
-        version = Version(
-            int(meta["resourceVersion"]), kind, meta.get("namespace", ""), meta["name"], item, event == "DELETED"
-        )
+        names = kind, meta.get("namespace", ""), meta["name"]
+        version = Version(int(meta["resourceVersion"]), *names, item, event == "DELETED", datetime.now(UTC))
         with self._lock:
             self._versions.append(version)
             self._latest[kind, version.namespace, version.name] = version

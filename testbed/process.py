@@ -41,7 +41,7 @@ class Process:
         if contain:
             wrapper += ["unshare", "--pid", "--fork", "--kill-child", "--"]
         self._argv = [*wrapper, *argv]
-        self._env = {**os.environ, **(env or {})}
+        self.environment = {**os.environ, **(env or {})}
         self._popen: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -49,7 +49,12 @@ class Process:
             raise BedError(f"{self.name}: start it from the main thread, it dies with the thread that started it")
         with self.log.open("ab") as out:
             self._popen = subprocess.Popen(
-                self._argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=self._env, start_new_session=True
+                self._argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=self.environment,
+                start_new_session=True,
             )
 
     @property

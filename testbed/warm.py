@@ -28,7 +28,7 @@ class Warm(Process):
 
     def __init__(self, controller: Process) -> None:
         super().__init__(controller.name, [sys.executable, "-m", "testbed.warm"], controller.log)
-        self._env = controller._env
+        self.environment = controller.environment
         self._parent: subprocess.Popen[bytes] | None = None
         self._child = 0
 
@@ -42,7 +42,7 @@ class Warm(Process):
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=out,
-                    env={**self._env, "SERIN_TESTBED_LOG": str(self.log)},
+                    env={**self.environment, "SERIN_TESTBED_LOG": str(self.log)},
                 )
         assert self._parent.stdin
         assert self._parent.stdout
