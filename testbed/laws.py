@@ -156,7 +156,7 @@ def held_is_paused(world: World, version: Version, before: Json | None) -> Itera
     """I15: what waits, runs as a canary, or was rejected is not rolled out."""
     d = version.object
     managed = not version.deleted and CHANGE in _labels(d) and RUN not in _labels(d)
-    if managed and _held(d) in ("true", "running", "rejected") and not d["spec"].get("paused"):
+    if managed and _held(d) in ("true", "running", "returning", "rejected") and not d["spec"].get("paused"):
         yield f"{version.name} is {_held(d)} and not paused"
 
 

@@ -33,7 +33,7 @@ from controller.cluster.lease import LEASES
 from controller.cluster.read import REQUIRED_POLICIES
 from controller.core.change import CHANGE_LABEL, RUN_LABEL, printable
 from controller.core.codec import FieldError, parse_moment
-from controller.core.model import Action, Deployment, Held, ReplicaSet
+from controller.core.model import LOCKED, Action, Deployment, Held, ReplicaSet
 from controller.core.policy import ChangeType, parse_policy
 from controller.errors import ForbiddenError, NotFoundError, NotServedError, SerinError
 from controller.metrics.presets import PRESETS
@@ -314,7 +314,7 @@ def held_as_promised(d: Deployment, replica_sets: Iterable[ReplicaSet], *, activ
             yield wrong("workloads", f"{name} is held and not paused: nothing stops its template", apply_again)
         elif runs and d.held == Held.REJECTED:
             yield wrong("workloads", f"{name} runs pods of the template that was rejected", apply_again)
-    elif d.held in (Held.RUNNING, Held.PROMOTING, Held.RESTORING):
+    elif d.held in LOCKED:
         if not active:
             yield warn("workloads", f"{name} is marked {d.held}, and no change is under way for it", apply_again)
     elif d.paused:

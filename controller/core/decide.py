@@ -20,10 +20,10 @@ from controller.core.checks import (
 from controller.core.codec import format_duration
 from controller.core.decisions import last, objection, take_in
 from controller.core.model import (
+    LOCKED,
     Action,
     Audit,
     Comparison,
-    Held,
     Measurements,
     Observation,
     Phase,
@@ -363,7 +363,7 @@ def _still(measured: Measurements, target: str, since: datetime) -> bool:
 
 
 def _leftovers(state: State, target: Target, seen: Seen) -> bool:
-    locked = seen.deployment is not None and seen.deployment.held in (Held.RUNNING, Held.PROMOTING, Held.RESTORING)
+    locked = seen.deployment is not None and seen.deployment.held in LOCKED
     parts = seen.canary.deployment or seen.canary.services or seen.canary.companions
     return any(clean_up(state, target, seen)) or locked or bool(parts)
 

@@ -19,7 +19,7 @@ from controller.core.change import (
     printable,
 )
 from controller.core.codec import JSON
-from controller.core.model import Change, Deployment, Held, Other, Phase, ReplicaSet
+from controller.core.model import LOCKED, Change, Deployment, Held, Other, Phase, ReplicaSet
 from controller.core.policy import ChangeType
 
 
@@ -73,7 +73,7 @@ def intake(ask: Ask, today: date) -> Record | LetGo | Rehold | LeaveAlone | None
     unread = next((other for _, other in naming if other.unreadable), None)
     if d.held and unread:
         return LeaveAlone(f"{unread.change_id}: {unread.unreadable}; {d.name} stays as it is until it can be read")
-    if d.held in (Held.RUNNING, Held.PROMOTING, Held.RESTORING):
+    if d.held in LOCKED:
         return None if any(other.active for _, other in naming) else Rehold()
     if d.held != Held.WAITING:
         return None

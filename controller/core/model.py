@@ -64,8 +64,15 @@ class Held(StrEnum):
     PROMOTING = "promoting"
     RESTORING = "restoring"
     """Template and pause are locked for everyone."""
+    RETURNING = "returning"
+    """The promotion is taken back. Locked as while it runs; and whoever sent a promotion before this was written, and
+    has it arrive only now, finds the Deployment another one than was decided about."""
     REJECTED = "rejected"
     """The template was rolled back; it stays as applied, and its pods are the stable ones."""
+
+
+LOCKED = frozenset((Held.RUNNING, Held.PROMOTING, Held.RESTORING, Held.RETURNING))
+"""Marks behind which a change stands that is under way."""
 
 
 class Action(StrEnum):

@@ -274,8 +274,9 @@ def _recover(state: State, target: Target, seen: Seen) -> Iterator[Intent]:
         return
     stable = next((rs for rs in seen.replica_sets if rs.revision == target.stable_revision), None)
     if d.revision == target.revision and stable and stable.replicas > 0:
-        if not d.paused:
-            yield Mark(target, d, Held.RUNNING)
+        # Also when it is paused: a promotion that another leader sent may be on its way, and is refused from here on.
+        if not d.paused or d.held != Held.RETURNING:
+            yield Mark(target, d, Held.RETURNING)
         for rs in seen.replica_sets:
             if rs.revision == target.revision:
                 yield DeleteReplicaSet(target, rs)

@@ -176,6 +176,12 @@ GUARD = [
         lambda s: s.marked("running"),
         strategic(new_image("shop:3")),
     ),
+    Attack(
+        "new template while the promotion is taken back",
+        RUNNING,
+        lambda s: s.marked("returning"),
+        strategic(new_image("shop:3")),
+    ),
     Attack("change ID while running", RUNNING, lambda s: s.marked("running"), patch(label("CHG-20261123-002"))),
     Attack("type while running", RUNNING, lambda s: s.marked("running"), patch(annotate(type="standard"))),
     Attack("un-pause while running", "un-pausing was refused", lambda s: s.marked("running"), patch(UN_PAUSE)),

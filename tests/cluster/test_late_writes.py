@@ -10,9 +10,11 @@ import pytest
 from controller.cluster import kinds, manifest
 from controller.cluster.client import Client, Resource
 from controller.cluster.write import Writer
+from controller.core.change import HELD
 from controller.core.model import (
     CanaryParts,
     Change,
+    Held,
     Observation,
     Route,
     RouteOriginal,
@@ -21,7 +23,7 @@ from controller.core.model import (
     Strategy,
     Target,
 )
-from controller.core.plan import DeleteCanary, DisownTemplate, PutBack, ScaleCanary, SetFloor, Shift
+from controller.core.plan import DeleteCanary, DisownTemplate, Promote, PutBack, ScaleCanary, SetFloor, Shift
 from controller.core.policy import ChangeType
 from controller.errors import ConflictError
 from testbed import gateway
@@ -195,6 +197,27 @@ async def test_a_decision_about_what_has_changed_since_is_not_written(
         except ConflictError:  # its status was written
             continue
     assert write.done(await client.get(write.resource, namespace, name))
+
+
+@pytest.mark.parametrize(("mark", "passes"), [(Held.RETURNING, False), (Held.RUNNING, True)])
+async def test_a_promotion_that_arrives_after_the_way_back_has_begun_is_refused(
+    served: Bed, client: Client, namespace: str, mark: Held, passes: bool
+) -> None:
+    """The control is the mark that it has already: that write changes nothing, not even the version."""
+    made = deployment("shop")
+    made["metadata"]["annotations"] = {HELD: Held.RUNNING.value}
+    await client.create(kinds.DEPLOYMENTS, namespace, made)
+    raw = await quiet(client, kinds.DEPLOYMENTS, namespace, "shop")
+    decided_about = manifest.deployment(raw)
+    await Writer(client).mark(decided_about, mark)
+    promotion = Writer(client).apply(Promote(TARGET, decided_about), about(namespace, raw))
+    if passes:
+        await promotion
+    else:
+        with pytest.raises(ConflictError):
+            await promotion
+    now = manifest.deployment(await client.get(kinds.DEPLOYMENTS, namespace, "shop"))
+    assert (now.held, now.paused) == (Held.PROMOTING if passes else mark, not passes)
 
 
 async def quiet(client: Client, resource: Resource, namespace: str, name: str) -> Json:

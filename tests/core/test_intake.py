@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from controller.core.intake import Ask, LeaveAlone, LetGo, Record, Rehold, intake
-from controller.core.model import Change, Deployment, Held, Other, Phase, ReplicaSet
+from controller.core.model import LOCKED, Change, Deployment, Held, Other, Phase, ReplicaSet
 from controller.core.policy import ChangeType
 
 TODAY = date(2026, 11, 23)
@@ -86,7 +86,7 @@ def test_what_is_not_held_asks_for_nothing(held: str) -> None:
     assert asked(deployment(held=held)) is None
 
 
-@pytest.mark.parametrize("held", ["running", "promoting", "restoring"])
+@pytest.mark.parametrize("held", sorted(LOCKED))
 def test_a_mark_without_a_running_change_is_held_anew(held: str) -> None:
     assert asked(deployment(held=held)) == Rehold()
     assert asked(deployment(held=held), known(Phase.PROMOTING)) is None

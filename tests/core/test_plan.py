@@ -11,6 +11,7 @@ from controller.core.model import (
     Change,
     Deployment,
     Floor,
+    Held,
     Observation,
     Phase,
     Pod,
@@ -129,6 +130,16 @@ def test_a_rejected_replica_set_stays_while_its_deployment_cannot_be_paused() ->
     both = seen("shop", 100, deployment=rolling, replica_sets=(*seen("shop").replica_sets, new))
     stopping = plan(state(Phase.ROLLING_BACK, Stage.RECOVER, target("shop"), promoted=True), observed(shop=both))
     assert [type(i) for i in stopping] == [Mark]
+
+
+def test_the_way_back_from_a_promotion_marks_also_what_is_paused_before_the_traffic_moves() -> None:
+    """A promotion that another leader has sent would pass else, for nothing that it was decided about has changed."""
+    promoted = target("shop")
+    held = observed(shop=seen("shop", 100))
+    first = plan(state(Phase.ROLLING_BACK, Stage.RECOVER, promoted, promoted=True, weight=100), held)
+    assert [(type(i), getattr(i, "held", "")) for i in first] == [(Mark, Held.RETURNING)]
+    marked = observed(shop=seen("shop", 100, deployment=deployment("shop", held="returning")))
+    assert plan(state(Phase.ROLLING_BACK, Stage.RECOVER, promoted, promoted=True, weight=100), marked) == ()
 
 
 def test_an_autoscaler_that_may_not_be_written_does_not_keep_the_deployment_locked() -> None:

@@ -236,7 +236,7 @@ ALL_AT_ONCE = {"strategy": {"rollingUpdate": {"maxUnavailable": "100%", "maxSurg
 
 @pytest.mark.parametrize(
     ("shape", "environment", "stage"),
-    [(HALF_WAY, {}, "running"), (ALL_AT_ONCE, {"START_DELAY": "6s"}, "restoring")],
+    [(HALF_WAY, {}, "returning"), (ALL_AT_ONCE, {"START_DELAY": "6s"}, "restoring")],
     ids=["stable still has pods", "stable has none left"],
 )
 def test_a_roll_is_stopped_and_undone_without_a_failed_request(

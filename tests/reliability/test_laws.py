@@ -21,7 +21,12 @@ def named(name: str, **fields: Any) -> Json:
 def deployment(held: str = "running", image: str = "v2", **spec: Any) -> Json:
     made = named("shop", labels={"serin.dev/change": "CHG-1"}, annotations={"serin.dev/held": held} if held else {})
     template = {"spec": {"containers": [{"name": "shop", "image": image}]}}
-    made["spec"] = {"replicas": 4, "paused": held in ("true", "running", "rejected"), "template": template, **spec}
+    made["spec"] = {
+        "replicas": 4,
+        "paused": held in ("true", "running", "returning", "rejected"),
+        "template": template,
+        **spec,
+    }
     return made
 
 

@@ -83,6 +83,14 @@ FOUND = {
         workloads=("cart", "shop"),
         happenings=(Happening("un-pause", Moment(Phase.PROGRESSING, step=1, after=0)),),
     ),
+    "a promotion that was sent before, and passed in the middle of the way back": Plan(
+        1,
+        POLICY,
+        happenings=(
+            Happening("stopped leader", Moment(Phase.PROGRESSING, step=3, after=24), lasts=7),
+            Happening("rollback", Moment(Phase.PROMOTING, Stage.ROLL)),
+        ),
+    ),
     "a change that never ended over a template that got past admission": Plan(
         1006,
         POLICY,

@@ -13,7 +13,19 @@ from math import ceil
 from typing import Protocol
 
 from controller.core.compare import RULES as COMPARED
-from controller.core.model import Action, Decision, Held, JobOutcome, Phase, Stage, State, Strategy, Target, Verdict
+from controller.core.model import (
+    LOCKED,
+    Action,
+    Decision,
+    Held,
+    JobOutcome,
+    Phase,
+    Stage,
+    State,
+    Strategy,
+    Target,
+    Verdict,
+)
 from controller.core.policy import ChangeType, LowTraffic, Policy, Statistical, When
 from controller.core.windows import OnClose
 from tests.simulation.storm.cluster import (
@@ -952,11 +964,17 @@ class Watch:
             left += [way.named and way.by == run for way in w.routes.values()]
             self.must(not any(left), "I12: an ended change leaves nothing of ours behind", f"{w.name}: {left}")
             if after.started_at and w.uid == t.uid and not any(k.change.name != run for k in self._active(w.name)):
-                locked = w.held in (Held.RUNNING, Held.PROMOTING, Held.RESTORING)
+                locked = w.held in LOCKED
                 self.must(not locked, "I12: an ended change holds no lock", f"{w.name}: {w.held}")
             scaler, floor = w.scaler, t.floor
             if scaler and floor and scaler.ours and after.started_at:
                 self.must(scaler.min_replicas == floor.min_replicas, "I12: the floor is put back", w.name)
+        if after.phase is Phase.ROLLED_BACK:
+            for t in after.targets:
+                w = self.cluster.workloads[t.name]
+                stays = w.uid == t.uid and w.revision == t.revision and t.stable_revision and not w.free
+                left_over = len(w.sets.get(t.revision, ())) if stays else 0
+                self.must(not left_over, "I5: what was rolled back has no pods left", f"{w.name}: {left_over}")
         if after.phase is Phase.COMPLETED:
             for t in after.targets:
                 w = self.cluster.workloads[t.name]

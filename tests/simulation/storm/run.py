@@ -19,6 +19,7 @@ from controller.core import decide as machine
 from controller.core.change import AUTO
 from controller.core.checks import Check
 from controller.core.model import (
+    LOCKED,
     Action,
     Autoscaler,
     Change,
@@ -389,7 +390,7 @@ class Run:
     def apply(self, w: Workload, revision: str, label: str, kind: str, who: str) -> bool:
         """What admission makes of a write of the Deployment; False: it is refused."""
         emergency = kind == "emergency"
-        if not w.uid or w.held in (Held.PROMOTING, Held.RESTORING) or (w.held == Held.RUNNING and not emergency):
+        if not w.uid or w.held in (Held.PROMOTING, Held.RESTORING) or (w.held in LOCKED and not emergency):
             return False
         w.label, w.kind, w.who = label, kind, who
         if revision != w.revision or not w.sets:
@@ -713,7 +714,7 @@ def _smuggle(run: Run, h: Happening) -> None:
 
 
 def _unlabel(run: Run, h: Happening) -> None:
-    if run.shop.held not in (Held.RUNNING, Held.PROMOTING, Held.RESTORING):
+    if run.shop.held not in LOCKED:
         run.shop.label = ""
         run.cluster.touch(run.shop)
 
