@@ -24,13 +24,15 @@ from controller.core.notices import Route, next_deadline, tell
 from controller.core.plan import Intent, plan
 from controller.core.policy import Policy, Step
 from controller.core.unmanaged import unmanaged
-from controller.errors import ForbiddenError, LeaseLostError, PermanentError
+from controller.errors import ConflictError, ForbiddenError, LeaseLostError, PermanentError, SerinError
 
 log = structlog.get_logger()
 
 NO_POLICY = Policy(steps=(Step(100, timedelta()),))
 """Stands in while there is none: `policy_unusable` holds the change before any of it is used."""
 SOON = timedelta(milliseconds=20)
+OVERTAKEN_MAX = timedelta(seconds=1)
+"""So long at the most does a way back wait for the answer to whether another process was faster."""
 LAST_WORDS_MAX = timedelta(seconds=30)
 """A ChangeRequest that was deleted stays that long at the most for its end to be told and recorded."""
 
@@ -75,6 +77,7 @@ class Key(Protocol):
 
 class Reads(Protocol):
     def known(self, namespace: str, name: str) -> Known | None: ...
+    async def reread(self, namespace: str, name: str) -> Known | None: ...
     async def observe(self, change: Change, state: State, measurements: Measurements | None) -> Observation: ...
     async def conclusion(self, change: Change, state: State) -> Observation: ...
     async def ask(self, namespace: str, name: str) -> Ask | None: ...
@@ -127,7 +130,8 @@ class Reconciler:
         self._reads, self._writes, self._reports = reads, writes, reports
         self._trail, self._outbox = trail, outbox
         self._leads, self._measured, self._now = leads, measured, now
-        self._committed: dict[tuple[str, str], tuple[str, State]] = {}
+        self._ahead: dict[tuple[str, str], tuple[Change, State]] = {}
+        """What we committed or read ourselves, until the cache has caught up with it."""
         self._refused: dict[tuple[str, str], str] = {}
         self._unrecorded: dict[tuple[str, str], tuple[Intent, ...]] = {}
         """Writes of the way back that were made first and are not in the audit trail yet."""
@@ -223,7 +227,7 @@ class Reconciler:
     async def _move(self, namespace: str, name: str) -> timedelta | None:
         known = self._reads.known(namespace, name)
         if known is None:
-            self._committed.pop((namespace, name), None)
+            self._ahead.pop((namespace, name), None)
             self._refused.pop((namespace, name), None)
             self._unrecorded.pop((namespace, name), None)
             self._reports.forget(namespace, name)
@@ -292,6 +296,8 @@ class Reconciler:
         first = turning_back or (after.phase is Phase.ROLLING_BACK and not worth_committing(before, after))
         written: Intent | None = None
         refused: PermanentError | None = None
+        if first and intents and await self._surely_overtaken(change):
+            return SOON
         if first:
             try:
                 written = await self._apply(intents, observation, verdict_at=now if turning_back else None)
@@ -306,6 +312,8 @@ class Reconciler:
         after = await self._commit(change, before, after, observation, now, planned)
         if refused:
             raise refused
+        if planned and not self._guarded(change) and await self._overtaken(change):
+            return SOON
         if not first:
             written = await self._apply(intents, observation)
             self._record(change, written if written is not planned else None)
@@ -339,8 +347,12 @@ class Reconciler:
         after = audit.follow(before, after, observation, policy, now, made=made, planned=planned, kept=kept)
         if worth_committing(before, after):
             self._may_write()
-            version = await self._writes.commit(change, after)
-            self._committed[key] = (version, after)
+            try:
+                version = await self._writes.commit(change, after)
+            except ConflictError:
+                await self._overtaken(change)  # what is there now is looked at next, not what the cache has of it
+                raise
+            self._ahead[key] = (_at(change, version), after)
             self._unrecorded.pop(key, None)
             trail.append(after.audit.last)
             self._events(change, before, after, observation)
@@ -376,18 +388,45 @@ class Reconciler:
         return written
 
     def _newest(self, known: Known) -> tuple[Change, State]:
-        """What we committed ourselves, as long as the cache has not caught up with it."""
-        change, state = known.change, known.state
-        key = (change.namespace, change.name)
-        version, committed = self._committed.get(key, ("0", state))
-        if int(version) > int(change.resource_version):
-            return _at(change, version), committed
-        self._committed.pop(key, None)
-        return change, state
+        key = (known.change.namespace, known.change.name)
+        ahead = self._ahead.get(key)
+        if ahead and _version(ahead[0]) > _version(known.change):
+            return ahead
+        self._ahead.pop(key, None)
+        return known.change, known.state
+
+    def _guarded(self, change: Change) -> bool:
+        """Whether it was committed in this cycle: the API server has said that it was decided about the newest."""
+        ahead = self._ahead.get((change.namespace, change.name))
+        return ahead is not None and _version(ahead[0]) > _version(change)
+
+    async def _overtaken(self, change: Change) -> bool:
+        """Asked before a write that no commit has come before: whether another process has committed since.
+
+        Our copy may lag behind what a former leader did: it may have completed what we are about to take back.
+        """
+        known = await self._reads.reread(change.namespace, change.name)
+        if known is None or known.unreadable:
+            raise ConflictError("Conflict", f"{change.change_id} is not what was decided about any more")
+        if _version(known.change) <= _version(change):
+            return False
+        self._ahead[change.namespace, change.name] = (known.change, known.state)
+        return True
+
+    async def _surely_overtaken(self, change: Change) -> bool:
+        """On the way back, which waits for no answer."""
+        try:
+            async with asyncio.timeout(OVERTAKEN_MAX.total_seconds()):
+                return await self._overtaken(change)
+        except ConflictError:
+            raise
+        except (SerinError, TimeoutError) as error:
+            log.warning("status_unknown", namespace=change.namespace, change=change.change_id, error=str(error))
+            return False
 
     def _newer(self, observation: Observation) -> Observation:
         """With what we committed ourselves about the other changes."""
-        committed = {key: state for key, (_, state) in self._committed.items()}
+        committed = {key: state for key, (_, state) in self._ahead.items()}
         others = (
             replace(
                 other,
@@ -416,7 +455,7 @@ class Reconciler:
         log.error("refused", namespace=change.namespace, change=change.change_id, reason=reason, message=error.message)
         self._may_write()
         version = await self._writes.commit(change, after)
-        self._committed[change.namespace, change.name] = (version, after)
+        self._ahead[change.namespace, change.name] = (_at(change, version), after)
         self._tell(_change_ref(change), reason, error.message, warning=True)
 
     def _events(self, change: Change, before: State, after: State, observation: Observation) -> None:
@@ -540,6 +579,10 @@ def _look_again(state: State, policy: Policy, now: datetime) -> timedelta | None
     moment = next_deadline(state, policy, now)
     waits = (recheck_after(state, policy, now), moment - now if moment else None)
     return min((wait for wait in waits if wait is not None), default=None)
+
+
+def _version(change: Change) -> int:
+    return int(change.resource_version)
 
 
 def _at(change: Change, version: str) -> Change:

@@ -23,6 +23,7 @@ from controller.core.codec import FieldError
 from controller.core.decisions import needs_rights
 from controller.core.intake import Ask
 from controller.core.model import (
+    LOCKED,
     CanaryParts,
     Change,
     CronJob,
@@ -258,8 +259,10 @@ class Cluster:
         except NotFoundError:
             return None
         known = self.changes.list()
-        if d.held == Held.WAITING:
-            # Live: a record that was made a moment ago, for this template, must not be made twice.
+        running = any(k.other.active for k in self.changes.by("deployment", (namespace, name)))
+        if d.held == Held.WAITING or (d.held in LOCKED and not running):
+            # Live: a record that was made a moment ago, for this template, must not be made twice; and of the change
+            # that has marked it as running, the cache may not know yet that it does.
             here = [_known({"kind": "ChangeRequest", **raw}) for raw in await self._items(kinds.CHANGES, namespace)]
             known = [*here, *(k for k in known if k.change.namespace != namespace)]
         return Ask(
@@ -273,6 +276,13 @@ class Cluster:
 
     def known(self, namespace: str, name: str) -> Known | None:
         return self.changes.get(namespace, name)
+
+    async def reread(self, namespace: str, name: str) -> Known | None:
+        """The ChangeRequest of now, of which the cache may not have heard yet."""
+        try:
+            return _known({"kind": "ChangeRequest", **await self._client.get(kinds.CHANGES, namespace, name)})
+        except NotFoundError:
+            return None
 
     async def observe(self, change: Change, state: State, measurements: Measurements | None) -> Observation:
         labelled = {d.name for d in self.deployments.by("change", (change.namespace, change.change_id))}

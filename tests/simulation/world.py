@@ -20,6 +20,7 @@ from controller.core.codec import JSON
 from controller.core.form import merge
 from controller.core.intake import Ask, Record
 from controller.core.model import (
+    LOCKED,
     Autoscaler,
     CanaryParts,
     Change,
@@ -405,6 +406,9 @@ class World:
     def known(self, namespace: str, name: str) -> Known | None:
         return self.changes.get(name)
 
+    async def reread(self, namespace: str, name: str) -> Known | None:
+        return self.changes.get(name)
+
     async def ask(self, namespace: str, name: str) -> Ask | None:
         d = self.deployment()
         known = [(k.change, Other.of(k.change, k.state)) for k in self.changes.values()]
@@ -550,7 +554,7 @@ class World:
             named = any(way.named for way in self.ways.values())
             own = self.canary is None and not self.service and not named
             self.must(own or change.name != MAIN, "I12: an ended change leaves nothing of ours behind")
-            self.must(self.uid != "d" or self.held != Held.RUNNING, "I12: an ended change holds no lock")
+            self.must(self.uid != "d" or self.held not in LOCKED, "I12: an ended change holds no lock")
         self.tell(
             f"{change.change_id} {state.phase} {state.stage or ''} {state.weight} % {state.reason}: {state.message}"[
                 :150

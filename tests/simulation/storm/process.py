@@ -14,6 +14,7 @@ from controller.core.decisions import needs_rights
 from controller.core.form import merge
 from controller.core.intake import Ask, Record
 from controller.core.model import (
+    LOCKED,
     Author,
     CanaryParts,
     Change,
@@ -326,6 +327,10 @@ class Process:
         past = self.cluster.changes.get(name)
         return past.at(self.horizon) if past else None
 
+    async def reread(self, namespace: str, name: str) -> Known | None:
+        await self._call(write=False)
+        return self.cluster.known(name)
+
     def _cached(self) -> list[Known]:
         return [known for past in self.cluster.changes.values() if (known := past.at(self.horizon)) is not None]
 
@@ -335,7 +340,10 @@ class Process:
         d = self.cluster.deployment(w)
         if d is None or not w.label:
             return None
-        known = list(self.cluster.standing()) if d.held == Held.WAITING else self._cached()
+        known = self._cached()
+        running = any(k.other.active for k in known if w.name in k.change.deployments)
+        if d.held == Held.WAITING or (d.held in LOCKED and not running):
+            known = list(self.cluster.standing())
         taken = [k.change.change_id for k in known]
         return Ask(d, self.cluster.replica_sets(w), [(k.change, k.other) for k in known], taken)
 
@@ -559,6 +567,9 @@ class Process:
         if not disowned and d.resource_version != str(w.version):
             raise ConflictError("Conflict", "the Deployment has moved on")
         self.watch.deploying(w, held, paused=paused, revision=revision or w.revision)
+        if (held, paused) == (w.held, w.paused) and not (revision or disowned or w.unpaused_by):
+            self._called(write=True)  # a patch that changes nothing makes no new version
+            return
         w.held, w.paused, w.unpaused_by = held, paused, ""
         if not held:
             w.who = ""
