@@ -11,9 +11,10 @@ from typing import Any
 
 from controller.core import template as pod_template
 from controller.core.change import CHANGE_LABEL, JOB_LABEL, PREFIX, RUN_LABEL, check_id, check_spec, printable
-from controller.core.codec import decode, parse_moment
+from controller.core.codec import FieldError, decode, parse_moment
 from controller.core.form import not_before
 from controller.core.model import (
+    SCHEMA,
     Action,
     Author,
     Autoscaler,
@@ -269,7 +270,10 @@ def change(raw: Json) -> tuple[Change, State]:
         problem=str(problem or ""),
         spec=spec,
     )
-    return found, decode(State, raw.get("status") or {}, "status")
+    state = decode(State, raw.get("status") or {}, "status")
+    if state.schema != SCHEMA:
+        raise FieldError("status.schema", state.schema, f"this version knows {SCHEMA}")
+    return found, state
 
 
 def decision(raw: Json) -> Decision:

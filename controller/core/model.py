@@ -381,6 +381,10 @@ class Audit:
     """Hash of the write that was recorded last and is still to be seen in the cluster."""
 
 
+SCHEMA = 1
+"""Of the status. Another number means fields that mean another thing; one that has only more fields keeps it."""
+
+
 @dataclass(frozen=True)
 class State:
     """The status of a ChangeRequest: all that the controller remembers of a change."""
@@ -452,7 +456,7 @@ class State:
     notified_at: datetime | None = None
     """When the CTO had heard of this emergency: a sink of his acknowledged it, or he decided about it."""
     audit: Audit = Audit()
-    schema: int = 1
+    schema: int = SCHEMA
 
     def target(self, name: str) -> Target | None:
         return next((t for t in self.targets if t.name == name), None)
