@@ -16,6 +16,7 @@ from controller.core.checks import ENDING_TROUBLE
 from controller.core.decide import RULES
 from controller.core.policy import parse_policy
 from controller.metrics.presets import PRESETS, preset_of
+from tests.simulation.storm.run import HAPPEN
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
@@ -165,3 +166,43 @@ def test_the_tests_that_show_it_exist() -> None:
     for name in sorted(named):
         path, _, test = name.partition("::")
         assert f"def {test}(" in (ROOT / "tests" / path).read_text(), name
+
+
+# --- What is tested where ---
+
+RELIABILITY = (ROOT / "docs/reliability.md").read_text()
+FAULTS = range(1, 53)
+
+
+def rows_of(heading: str) -> list[list[str]]:
+    """The rows of the table under a heading, without its own."""
+    section, *_ = re.split(r"^#", RELIABILITY.partition(f"\n### {heading}\n")[2], flags=re.MULTILINE)
+    return [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")][1:]
+
+
+def test_every_fault_has_its_row_in_order() -> None:
+    assert [row[0] for row in rows_of("Which fault is tested where")] == [f"F{n}" for n in FAULTS]
+
+
+def test_every_row_names_a_test_by_its_id() -> None:
+    for *_, shown in [*rows_of("Which fault is tested where"), *rows_of("What went wrong for the peers")]:
+        assert "::test_" in shown, shown
+
+
+IDS = sorted(set(re.findall(r"`(tests/[^`]+::[^`]+)`", RELIABILITY)))
+
+
+@pytest.mark.parametrize("named", IDS)
+def test_each_id_is_there(named: str) -> None:
+    """As it is collected: the file, the function, and what is in brackets as one of the words that it is made of."""
+    path, _, test = named.partition("::")
+    test, _, case = test.rstrip("]").partition("[")
+    source = (ROOT / path).read_text()
+    assert re.search(rf"^(async )?def {test}\(", source, re.MULTILINE)
+    assert not case or f'"{case}"' in source
+
+
+def test_what_happens_by_seed_is_what_the_simulator_plays() -> None:
+    played = set(re.findall(r"“([^”]+)”", RELIABILITY)) - {"by seed"}
+    assert len(played) > 10
+    assert played <= set(HAPPEN)

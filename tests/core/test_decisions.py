@@ -167,6 +167,17 @@ def test_an_approval_that_no_longer_stands_does_not_start_it(how: str) -> None:
     assert (state.phase, state.approval) == (Phase.WAITING, "1 of 2: carol")
 
 
+@pytest.mark.parametrize("how", ["revoked", "deleted"])
+def test_what_runs_goes_on_when_its_approval_is_gone(how: str) -> None:
+    """It was approved when it started, and that is in the record; whoever wants it back rolls it back."""
+    desk = approved()
+    (approval,) = desk.decisions
+    desk.decisions = (replace(approval, authorized=False),) if how == "revoked" else ()
+    state = desk.pass_by(timedelta(hours=2))
+    assert (state.phase, state.approval) == (Phase.COMPLETED, "1 of 1: bob")
+    assert [(r.by, r.counts) for r in state.decisions] == [("bob", True)]
+
+
 def test_two_approvals_of_one_person_are_one() -> None:
     two = replace(shipped(ChangeType.NORMAL), approval=replace(shipped(ChangeType.NORMAL).approval, required=2))
     desk = Desk(policy=two)
