@@ -534,6 +534,7 @@ WARNINGS = frozenset(
         "InvalidPolicy",
         "InvalidQuery",
         "JobFailed",
+        "LabelRemoved",
         "NameTaken",
         "NoData",
         "NoReferenceGrant",

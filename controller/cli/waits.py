@@ -115,6 +115,7 @@ TURNS: Mapping[str, Turn] = {
     "NoReferenceGrant": by_requester("kubectl apply -f FILE  # a ReferenceGrant in the Service's namespace"),
     "RouteNotAccepted": by_requester("kubectl get httproutes,grpcroutes -n {namespace} -o yaml  # see status.parents"),
     "Contested": Turn(SERIN, "kubectl get httproutes,hpa -n {namespace} -o yaml --show-managed-fields  # who wrote it"),
+    "LabelRemoved": by_requester("kubectl label {deployment} {label}"),
     "ServiceChanged": by_requester("kubectl edit services -n {namespace}  # its selector, as it was"),
     "RouteLost": by_requester("kubectl apply -f FILE  # the route, as it was"),
     "RouteStuck": by_sre("kubectl get httproutes,grpcroutes -n {namespace} -o yaml  # see status.parents"),

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from math import ceil
 
 from controller.core import compare, sentences, slo
-from controller.core.change import AUTO, RETRY, TYPE, Problem, change_type
+from controller.core.change import AUTO, CHANGE_LABEL, RETRY, TYPE, Problem, change_type
 from controller.core.codec import format_duration
 from controller.core.decisions import hurried
 from controller.core.model import (
@@ -516,6 +516,18 @@ def contested(state: State, observation: Observation, policy: Policy, now: datet
             wait = "after a moment" if target.gives_way else "now"
             count = f"time {target.drifts}, and it is put back {ROUNDS_MAX} times"
             return Finding("Contested", f"{written(target.drift)} ({count}); it is put back {wait}")
+    return None
+
+
+def label_removed(state: State, observation: Observation, policy: Policy, now: datetime) -> Finding | None:
+    """Past admission. A new template would be held by nobody; what runs was approved, and keeps its weight."""
+    for target, seen in targets(state, observation):
+        if seen.deployment and not seen.deployment.change:
+            way_back = f"kubectl serin rollback {observation.change.change_id} -n {observation.change.namespace}"
+            message = (
+                f"Deployment {target.name} has lost its label {CHANGE_LABEL}, and nothing holds a new template of it"
+            )
+            return Finding("LabelRemoved", f"{message}; put it back, or go back: {way_back}")
     return None
 
 

@@ -426,6 +426,7 @@ RULES = {
             gates.approval_denied,
             gates.waits_for_window,
             checks.contested,
+            checks.label_removed,
             checks.service_strays,
             checks.capacity_pending,
             checks.route_pending,

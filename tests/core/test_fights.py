@@ -240,6 +240,16 @@ def test_a_canary_service_that_is_deleted_is_not_made_anew_under_traffic() -> No
     assert not any(isinstance(write, CreateService) for write in writes)
 
 
+def test_a_deployment_that_lost_its_label_gets_no_further_until_it_is_put_back() -> None:
+    fight = at("10")
+    fight.others = lambda seen: of(seen, change="")
+    state, writes = fight.look(timedelta(minutes=30))
+    assert (state.phase, state.weight, state.reason, writes) == (Phase.PROGRESSING, 10, "LabelRemoved", ())
+    assert "kubectl serin rollback CHG-20261123-001 -n demo" in state.message
+    fight.put_back()
+    assert fight.look()[0].reason != "LabelRemoved"
+
+
 def test_a_service_that_means_other_pods_lets_nothing_go_on() -> None:
     fight = at("10")
     stray = Drift("spec.selector of Service shop", "kubectl-edit")

@@ -331,6 +331,7 @@ NO_STEP: dict[str, Predicate] = {
         and s.cluster.closes_at is not None
         and s.now > s.cluster.closes_at + CLOCKS
     ),
+    "label_removed": lambda s: any(w.uid == t.uid and not w.label for t, w in s.workloads()),
     "service_strays": lambda s: any(w.strays for _, w in s.workloads()),
     "route_pending": lambda s: (
         any(way.weight != s.before.weight for _, w in s.canaries() for way in w.routes.values())
@@ -599,7 +600,7 @@ def quiet_step(sight: Sight) -> bool:
     return not pauses(sight) and not closed(sight) and not objected(sight)
 
 
-CONTESTED = ("Contested", "Conflict", "ServiceChanged")
+CONTESTED = ("Contested", "Conflict", "LabelRemoved", "ServiceChanged")
 """What somebody else does comes first."""
 NAMES: dict[str, Named] = {
     "capacity_pending": Named(

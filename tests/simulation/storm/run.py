@@ -714,9 +714,17 @@ def _smuggle(run: Run, h: Happening) -> None:
 
 
 def _unlabel(run: Run, h: Happening) -> None:
-    if run.shop.held not in LOCKED:
-        run.shop.label = ""
-        run.cluster.touch(run.shop)
+    """While a change runs, only past admission: then somebody puts it back."""
+    w, label = run.shop, run.shop.label
+
+    def put_back() -> None:
+        w.label = w.label or label
+        run.cluster.touch(w)
+
+    if w.held in LOCKED:
+        run.later(h, put_back)
+    w.label = ""
+    run.cluster.touch(w)
 
 
 def _delete_change(run: Run, h: Happening) -> None:
