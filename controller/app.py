@@ -42,6 +42,8 @@ IDENTITY = "system:serviceaccount:serin-system:serin"
 """Who the controller is, in the cluster and out of it: the admission policies let no one else through."""
 KUBERNETES_MIN = (1, 36)
 PATIENCE = timedelta(seconds=10)
+FINAL = frozenset(("KubernetesTooOld", "NoCredentials", "WrongIdentity"))
+"""Refusals at the start that no patience mends."""
 SYNC_MAX = timedelta(minutes=1)
 SKEW_SAID = timedelta(seconds=5)
 CONTACT_MAX = timedelta(minutes=3)
@@ -90,24 +92,37 @@ async def run(settings: Settings) -> None:
     Raises:
         SerinError: why it cannot work, or may not go on.
     """
-    client = await Client.connect(kubeconfig=settings.kubeconfig, impersonate=IDENTITY, timeout=timedelta(seconds=10))
+    client: Client = await _patiently()(_connect, settings)
     try:
-        async for attempt in tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(_may_pass),
-            stop=tenacity.stop_after_delay(PATIENCE),
-            wait=tenacity.wait_fixed(1),
-            reraise=True,
-        ):
-            with attempt:
-                await check_cluster(client)
         await _run(settings, client)
     finally:
         await client.close()
 
 
+def _patiently() -> tenacity.AsyncRetrying:
+    return tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception(_may_pass),
+        stop=tenacity.stop_after_delay(PATIENCE),
+        wait=tenacity.wait_fixed(1),
+        reraise=True,
+    )
+
+
 def _may_pass(error: BaseException) -> bool:
-    """What has just been installed takes a moment to be served, and rights to be known to every API server."""
-    return isinstance(error, SerinError) and error.reason != "KubernetesTooOld"
+    """What has just been installed takes a moment to be served, and rights to be known to every API server; and one
+    that does not answer now is no reason to end, for whoever ends too often is kept waiting by the kubelet."""
+    return isinstance(error, SerinError) and error.reason not in FINAL
+
+
+async def _connect(settings: Settings) -> Client:
+    """To a cluster that can be worked with."""
+    client = await Client.connect(kubeconfig=settings.kubeconfig, impersonate=IDENTITY, timeout=timedelta(seconds=10))
+    try:
+        await check_cluster(client)
+    except BaseException:
+        await client.close()
+        raise
+    return client
 
 
 async def check_cluster(client: Client) -> None:
@@ -320,6 +335,11 @@ class _Process:
             if d.held:
                 self._look_at(Key("Deployment", d.namespace, d.name))
 
+    async def first_look(self) -> None:
+        await self.synced()
+        await _patiently()(self.look_at_admission)
+        self.looked = True
+
     async def synced(self) -> None:
         try:
             async with asyncio.timeout(SYNC_MAX.total_seconds()):
@@ -405,9 +425,7 @@ async def _run(settings: Settings, client: Client) -> None:
     background.append(asyncio.create_task(process.watch_audit()))
     process.trail.start()
     try:
-        await process.synced()
-        await process.look_at_admission()
-        process.looked = True
+        await process.first_look()
         background.append(asyncio.create_task(process.watch_admission()))
         leading = asyncio.create_task(process.lead())
         stopping = asyncio.create_task(stop.wait())

@@ -11,6 +11,7 @@ from controller.cluster.clock import Clock
 from controller.cluster.read import Key, Known
 from controller.core.model import Change, Phase, State
 from controller.core.policy import ChangeType
+from controller.errors import TransientError
 from controller.settings import load_settings
 
 ACTIVE = Key("ChangeRequest", "shop", "chg-20261123-001")
@@ -41,3 +42,23 @@ async def test_a_change_that_users_meet_is_looked_at_before_all_that_wait(
         await process.queue.run(look, workers=1)
     await process.prometheus.close()
     assert looked == [ACTIVE]
+
+
+@pytest.mark.looptime
+async def test_an_api_server_that_fails_at_the_first_look_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERIN_PROMETHEUS_URL", "http://prometheus.test")
+    process = _Process(load_settings(), cast(Client, SimpleNamespace(clock=Clock())))
+    failures = [TransientError("InternalError", "list validatingadmissionpolicies: injected")] * 2
+
+    async def nothing() -> None:
+        pass
+
+    async def check() -> None:
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(process, "synced", nothing)
+    monkeypatch.setattr(process.cluster, "check_admission", check)
+    await process.first_look()
+    await process.prometheus.close()
+    assert (failures, process.looked) == ([], True)

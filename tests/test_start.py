@@ -4,10 +4,12 @@ from typing import Any, cast
 
 import pytest
 
+from controller import app
 from controller.app import RIGHTS, check_cluster
 from controller.cluster import kinds
 from controller.cluster.client import Client, Resource
-from controller.errors import PermanentError
+from controller.errors import PermanentError, SerinError, TransientError
+from controller.settings import Settings, load_settings
 
 
 class Server:
@@ -23,6 +25,9 @@ class Server:
     async def api_resources(self, group_version: str) -> set[str] | None:
         assert group_version == kinds.CHANGES.group_version
         return self._served or None
+
+    async def close(self) -> None:
+        pass
 
     async def access_review(self, verb: str, group: str, resource: str, namespace: str | None) -> bool:
         return f"{verb} {resource}" != self._denied
@@ -56,3 +61,42 @@ async def test_one_that_lacks_something_is_refused_by_name(server: Server, reaso
 
 def test_what_is_asked_for_are_rights_on_kinds() -> None:
     assert all(isinstance(resource, Resource) and verbs.split() for resource, verbs in RIGHTS.items())
+
+
+# --- One that does not answer right now ---
+
+THROTTLED = TransientError("TooManyRequests", "create selfsubjectreviews: slow down")
+
+
+async def started(monkeypatch: pytest.MonkeyPatch, *refusals: SerinError) -> int:
+    """How often it asked until it ran, when it is refused this often at first."""
+    left, asked, ran = list(refusals), [], []
+
+    async def connect(**options: object) -> Server:
+        asked.append(options)
+        if left:
+            raise left.pop(0)
+        return Server()
+
+    async def run(settings: Settings, client: Client) -> None:
+        ran.append(client)
+
+    monkeypatch.setattr(Client, "connect", connect)
+    monkeypatch.setattr(app, "_run", run)
+    monkeypatch.setenv("SERIN_PROMETHEUS_URL", "http://prometheus:9090")
+    await app.run(load_settings())
+    assert len(ran) == 1
+    return len(asked)
+
+
+@pytest.mark.looptime
+async def test_an_api_server_that_throttles_at_the_start_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever ends each time is kept waiting by the kubelet, twice as long each time."""
+    assert await started(monkeypatch, THROTTLED, THROTTLED) == 3
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("reason", ["KubernetesTooOld", "NoCredentials", "WrongIdentity"])
+async def test_what_no_patience_mends_is_said_at_once(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    with pytest.raises(PermanentError, match=reason):
+        await started(monkeypatch, PermanentError(reason, "no"))
