@@ -78,7 +78,7 @@ def test_a_slope_needs_three_blocks() -> None:
 
 
 def test_a_census_tells_what_there_is_more_of() -> None:
-    before, after = Census(100, {"dict": 5, "list": 9}), Census(140, {"dict": 35, "list": 8, "Change": 12, "set": 1})
+    before, after = Census(kinds={"dict": 5, "list": 9}), Census(kinds={"dict": 35, "list": 8, "Change": 12, "set": 1})
     assert after.grown(before, least=10) == [("dict", 30), ("Change", 12)]
 
 

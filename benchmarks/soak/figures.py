@@ -77,9 +77,12 @@ def _mean(values: Iterable[float]) -> float:
 
 @dataclass(frozen=True)
 class Census:
-    """What a process keeps when it has nothing to do, garbage collected: blocks of memory, and objects by type."""
+    """What a process keeps when it has nothing to do, garbage collected: objects by type, blocks of memory of up to
+    512 bytes, and bytes of larger ones that are used, or free and kept by the C library."""
 
     blocks: int = 0
+    used: int = 0
+    free: int = 0
     kinds: Mapping[str, int] = field(default_factory=dict)
 
     def grown(self, before: "Census", least: int) -> list[tuple[str, int]]:

@@ -217,6 +217,8 @@ def _leaks(ground: Ground, life: Life, seen: Seen) -> list[str]:
     kept, rested = seen.last.blocks - seen.first.blocks, _middle(seen.end, "rss") - _middle(seen.middle, "rss")
     say(f"Between the two rests, after {turns} turns in {hours * 60:.0f} min: {rested / 2**10:+.0f} KiB of resident")
     say(f"memory ({rested / hours / 2**20:+.2f} MiB an hour), {kept:+d} allocated blocks ({kept / turns:+.1f} a turn).")
+    used, free = seen.last.used - seen.first.used, seen.last.free - seen.first.free
+    say(f"Of larger pieces {used / 2**10:+.0f} KiB are used, and {free / 2**10:+.0f} KiB free, kept by the C library.")
     if kept > KEPT_MAX * turns:
         wrong.append(f"memory: {kept} blocks stay allocated after {turns} turns")
     for name, more in seen.last.grown(seen.first, least=max(20, turns // 4))[:12]:
