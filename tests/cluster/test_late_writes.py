@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -199,6 +199,37 @@ async def test_a_decision_about_what_has_changed_since_is_not_written(
     assert write.done(await client.get(write.resource, namespace, name))
 
 
+class Unguarded:
+    """The client, without the versions of what was decided about."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def patch(self, resource: Resource, namespace: str, name: str, patch: Any, **options: Any) -> Json:
+        if isinstance(patch, list):
+            patch = [op for op in patch if op["path"] != "/metadata/resourceVersion"]
+        else:
+            meta = {key: value for key, value in patch.get("metadata", {}).items() if key != "resourceVersion"}
+            patch = {**patch, "metadata": meta}
+        return await self._client.patch(resource, namespace, name, patch, **options)
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+async def test_without_its_version_it_would_be(served: Bed, client: Client, namespace: str, write: Write) -> None:
+    """The control."""
+    name = write.made["metadata"]["name"]
+    await client.create(write.resource, namespace, write.made)
+    ours = {"metadata": {"annotations": {"some": "field"}}}
+    await client.patch(write.resource, namespace, name, ours, field_manager=manifest.MANAGER)
+    decided_about = await quiet(client, write.resource, namespace, name)
+    await client.patch(write.resource, namespace, name, write.other, field_manager="another-leader")
+    await write.decide(Writer(cast(Client, Unguarded(client))), decided_about, namespace)
+    assert write.done(await client.get(write.resource, namespace, name))
+
+
 @pytest.mark.parametrize(("mark", "passes"), [(Held.RETURNING, False), (Held.RUNNING, True)])
 async def test_a_promotion_that_arrives_after_the_way_back_has_begun_is_refused(
     served: Bed, client: Client, namespace: str, mark: Held, passes: bool
@@ -235,4 +266,16 @@ async def test_only_the_canary_of_its_own_change_is_deleted(served: Bed, client:
     await client.delete(kinds.DEPLOYMENTS, namespace, "shop-canary")
     await client.create(kinds.DEPLOYMENTS, namespace, deployment("shop-canary", owner=own))
     await Writer(client).apply(intent, about(namespace, own))
+    assert (await client.list(kinds.DEPLOYMENTS, namespace))[0] == []
+
+
+async def test_by_its_name_alone_the_next_ones_would_go(
+    served: Bed, client: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control."""
+    monkeypatch.setattr(manifest, "owned_by", lambda *_: True)
+    own = await client.create(CONFIG_MAPS, namespace, config_map("own"))
+    next_one = await client.create(CONFIG_MAPS, namespace, config_map("next"))
+    await client.create(kinds.DEPLOYMENTS, namespace, deployment("shop-canary", owner=next_one))
+    await Writer(client).apply(DeleteCanary(TARGET, "Deployment", "shop-canary"), about(namespace, own))
     assert (await client.list(kinds.DEPLOYMENTS, namespace))[0] == []
