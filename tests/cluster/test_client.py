@@ -2,7 +2,9 @@
 
 import asyncio
 import json
-from contextlib import aclosing
+import urllib.request
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -93,6 +95,36 @@ async def test_refusals_are_named_for_what_happens_next(client: Client, namespac
     with pytest.raises(NotFoundError, match="nowhere"):
         await client.create(CONFIG_MAPS, "nowhere", config_map("one"))
     assert (await client.get(CONFIG_MAPS, namespace, "one"))["data"] == {"value": "newer"}
+
+
+@contextmanager
+def without_space(bed: Bed) -> Iterator[None]:
+    """The alarm that etcd raises by itself when it is full, and that keeps its answer until someone takes it back."""
+
+    def alarm(action: str) -> None:
+        asked = json.dumps({"action": action, "alarm": "NOSPACE"}).encode()
+        with urllib.request.urlopen(f"http://{bed.host}:2379/v3/maintenance/alarm", asked, timeout=5) as answer:
+            assert answer.status == 200
+
+    alarm("ACTIVATE")
+    try:
+        yield
+    finally:
+        alarm("DEACTIVATE")
+
+
+async def test_an_etcd_without_space_is_trouble_that_passes(control_plane: Bed, client: Client, namespace: str) -> None:
+    """What cannot be written is tried again, and what is there can be read, so that it is known what to write then."""
+    await client.create(CONFIG_MAPS, namespace, config_map("one", "1"))
+    with without_space(control_plane):
+        for write in (
+            client.create(CONFIG_MAPS, namespace, config_map("two")),
+            client.patch(CONFIG_MAPS, namespace, "one", {"data": {"value": "2"}}),
+        ):
+            with pytest.raises(TransientError, match="space"):
+                await write
+        assert (await client.get(CONFIG_MAPS, namespace, "one"))["data"] == {"value": "1"}
+    await client.patch(CONFIG_MAPS, namespace, "one", {"data": {"value": "2"}})
 
 
 async def test_a_kind_that_is_not_served_is_not_an_object_that_is_gone(client: Client) -> None:
