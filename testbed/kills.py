@@ -145,20 +145,7 @@ class Play:
 
     def roll_back(self, change: str) -> None:
         found = self.change(change)
-        spec = {
-            "change": change,
-            "changeUid": found["metadata"]["uid"],
-            "revision": found["status"]["revision"],
-            "type": found["spec"]["type"],
-            "action": "Rollback",
-            "reason": "users complain",
-        }
-        decision = {
-            "apiVersion": "serin.dev/v1alpha1",
-            "kind": "ChangeDecision",
-            "metadata": {"name": f"{change.lower()}-rollback", "namespace": self.namespace},
-            "spec": spec,
-        }
+        decision = stage.decision(found, "Rollback", "users complain", f"{change.lower()}-rollback")
         path = f"/apis/serin.dev/v1alpha1/namespaces/{self.namespace}/changedecisions"
         code, answer = self.arena.api.ask("POST", path, decision)
         assert code == 201, answer

@@ -28,6 +28,21 @@ ROLES = (
     ("cto", "approver-emergency"),
 )
 """Who is what in the demo and the tests; mallory is nothing."""
+LIMITS: Mapping[str, Any] = {
+    "errorRate": {"max": "1%", "window": "10s", "sustained": "8s"},
+    "slos": [
+        {"name": "availability", "objective": "99.9%", "burnMax": 14.4, "window": "10s", "sustained": "8s"},
+        {
+            "name": "latency",
+            "objective": "99%",
+            "slowerThan": "1s",
+            "burnMax": 14.4,
+            "window": "10s",
+            "sustained": "8s",
+        },
+    ],
+}
+"""The process's own, with seconds for its minutes: fields of a ChangePolicy's spec."""
 
 _PROBE = """
 apiVersion: apps/v1
@@ -71,6 +86,24 @@ def policy(kind: str, *, bakes: Sequence[timedelta], **changes: Any) -> Manifest
     for step, bake in zip(spec["steps"], bakes, strict=True):
         step["bake"] = f"{int(bake / timedelta(milliseconds=1))}ms"
     return {**shipped, "spec": {**spec, **changes}}
+
+
+def decision(request: Manifest, action: str, reason: str, name: str) -> Manifest:
+    """A ChangeDecision, called `name`, about what a ChangeRequest asks for as it is now."""
+    meta, spec = request["metadata"], request["spec"]
+    return {
+        "apiVersion": "serin.dev/v1alpha1",
+        "kind": "ChangeDecision",
+        "metadata": {"name": name, "namespace": meta["namespace"]},
+        "spec": {
+            "change": spec["changeId"],
+            "changeUid": meta["uid"],
+            "revision": request["status"]["revision"],
+            "type": spec["type"],
+            "action": action,
+            "reason": reason,
+        },
+    }
 
 
 def audit_file(bed: Bed, name: str = "serin") -> Path:

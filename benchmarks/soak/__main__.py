@@ -38,18 +38,7 @@ RATE = 10.0
 BAKE = timedelta(seconds=12)
 POLICY: dict[str, Any] = {
     "minRequests": 5,
-    "errorRate": {"max": "1%", "window": "10s", "sustained": "8s"},
-    "slos": [
-        {"name": "availability", "objective": "99.9%", "burnMax": 14.4, "window": "10s", "sustained": "8s"},
-        {
-            "name": "latency",
-            "objective": "99%",
-            "slowerThan": "1s",
-            "burnMax": 14.4,
-            "window": "10s",
-            "sustained": "8s",
-        },
-    ],
+    **stage.LIMITS,
     "health": {"restartsMax": 1, "notReadyMax": "20s", "progressDeadline": "90s"},
     "drainMax": "5s",
 }

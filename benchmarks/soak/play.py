@@ -149,20 +149,7 @@ class Team:
     async def decide(self, change: str, action: str, user: str = ADMIN) -> None:
         """As a ChangeDecision. AssertionError when it is refused."""
         found = self.change(change)
-        spec = {
-            "change": change,
-            "changeUid": found["metadata"]["uid"],
-            "revision": found["status"]["revision"],
-            "type": found["spec"]["type"],
-            "action": action,
-            "reason": "as planned",
-        }
-        decision = {
-            "apiVersion": "serin.dev/v1alpha1",
-            "kind": "ChangeDecision",
-            "metadata": {"name": f"{change.lower()}-{action.lower()}-{user}", "namespace": self.namespace},
-            "spec": spec,
-        }
+        decision = stage.decision(found, action, "as planned", f"{change.lower()}-{action.lower()}-{user}")
         path = f"{SERIN}/namespaces/{self.namespace}/changedecisions"
         code, answer = await self.ground.ask("POST", path, decision, user)
         assert code == 201, answer.get("message")

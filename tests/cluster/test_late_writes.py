@@ -176,16 +176,23 @@ WRITES = {
 }
 
 
-@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-async def test_a_decision_about_what_has_changed_since_is_not_written(
-    served: Bed, client: Client, namespace: str, write: Write
-) -> None:
+async def moved_on(client: Client, namespace: str, write: Write) -> Json:
+    """What was decided about; another leader has written to it since."""
     name = write.made["metadata"]["name"]
     await client.create(write.resource, namespace, write.made)
     ours = {"metadata": {"annotations": {"some": "field"}}}
     await client.patch(write.resource, namespace, name, ours, field_manager=manifest.MANAGER)
     decided_about = await quiet(client, write.resource, namespace, name)
     await client.patch(write.resource, namespace, name, write.other, field_manager="another-leader")
+    return decided_about
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+async def test_a_decision_about_what_has_changed_since_is_not_written(
+    served: Bed, client: Client, namespace: str, write: Write
+) -> None:
+    name = write.made["metadata"]["name"]
+    decided_about = await moved_on(client, namespace, write)
     with pytest.raises(ConflictError):
         await write.decide(Writer(client), decided_about, namespace)
     assert not write.done(await client.get(write.resource, namespace, name))
@@ -220,14 +227,9 @@ class Unguarded:
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 async def test_without_its_version_it_would_be(served: Bed, client: Client, namespace: str, write: Write) -> None:
     """The control."""
-    name = write.made["metadata"]["name"]
-    await client.create(write.resource, namespace, write.made)
-    ours = {"metadata": {"annotations": {"some": "field"}}}
-    await client.patch(write.resource, namespace, name, ours, field_manager=manifest.MANAGER)
-    decided_about = await quiet(client, write.resource, namespace, name)
-    await client.patch(write.resource, namespace, name, write.other, field_manager="another-leader")
+    decided_about = await moved_on(client, namespace, write)
     await write.decide(Writer(cast(Client, Unguarded(client))), decided_about, namespace)
-    assert write.done(await client.get(write.resource, namespace, name))
+    assert write.done(await client.get(write.resource, namespace, write.made["metadata"]["name"]))
 
 
 @pytest.mark.parametrize(("mark", "passes"), [(Held.RETURNING, False), (Held.RUNNING, True)])

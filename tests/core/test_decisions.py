@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from controller.cluster.read import Key
 from controller.core import decisions, gates
 from controller.core.decide import RULES, worth_committing
 from controller.core.model import Action, Change, Decision, Measurements, Other, Outcome, Phase, Review, Ruling, State
@@ -16,7 +17,7 @@ from controller.core.recurrence import Recurrence
 from controller.core.windows import Freeze, OnClose, Opening, Window
 from controller.metrics.presets import PRESETS
 from tests.simulation.test_world import SHIPPED
-from tests.simulation.world import BEGIN, Key, Trouble, World
+from tests.simulation.world import BEGIN, Trouble, World
 
 MINUTE = timedelta(minutes=1)
 REVIEW = Review(Outcome.SUCCESSFUL, "all met", "none")

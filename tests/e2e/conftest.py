@@ -36,18 +36,7 @@ BAKE = timedelta(seconds=3)
 POLICY: Mapping[str, Any] = {
     "minRequests": 8,
     "analysis": {"statistical": "off"},  # it would be faster than each of the process's own criteria
-    "errorRate": {"max": "1%", "window": "10s", "sustained": "8s"},
-    "slos": [
-        {"name": "availability", "objective": "99.9%", "burnMax": 14.4, "window": "10s", "sustained": "8s"},
-        {
-            "name": "latency",
-            "objective": "99%",
-            "slowerThan": "1s",
-            "burnMax": 14.4,
-            "window": "10s",
-            "sustained": "8s",
-        },
-    ],
+    **stage.LIMITS,
     "health": {"restartsMax": 1, "notReadyMax": "5s", "progressDeadline": "60s"},
     "drainMax": "8s",
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from controller.cluster.read import Key
 from controller.core import audit
 from controller.core.codec import canonical, encode
 from controller.core.model import Change, Observation, Phase, State
@@ -18,7 +19,7 @@ from controller.core.proof import Anchor, Fault, verify
 from controller.errors import ConflictError
 from controller.reconcile import Reconciler
 from tests.simulation.test_world import policy, trouble
-from tests.simulation.world import BEGIN, Key, Trail, Trouble, World
+from tests.simulation.world import BEGIN, Trail, Trouble, World
 
 HOURS = timedelta(hours=3)
 

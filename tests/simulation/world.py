@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from controller.cluster.read import Key, Known
 from controller.core import compare
 from controller.core.change import REQUESTED_BY, TYPE
 from controller.core.checks import need
@@ -151,20 +152,6 @@ class Way:
     named: bool = False
     written_at: datetime = BEGIN
     refusal: PermanentError | None = None
-
-
-@dataclass(frozen=True)
-class Known:
-    change: Change
-    state: State
-    unreadable: str = ""
-
-
-@dataclass(frozen=True)
-class Key:
-    kind: str
-    namespace: str
-    name: str
 
 
 @dataclass

@@ -10,15 +10,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
+from controller.cluster.read import Key, Known
 from controller.core.change import REQUESTED_BY, RETRY, TYPE
 from controller.core.codec import JSON
 from controller.core.model import (
     Action,
     Author,
     Autoscaler,
-    Change,
     CronJob,
     Decision,
     Deployment,
@@ -32,7 +32,6 @@ from controller.core.model import (
     Route,
     RouteOriginal,
     ServicePair,
-    State,
 )
 from controller.core.policy import Policy
 from controller.core.samples import Arm, Sample
@@ -54,25 +53,6 @@ LOGS = "log-errors"
 MANAGERS = ("argocd-controller", "kubectl")
 """Field managers of those who write over what is ours."""
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Known:
-    """A ChangeRequest as a watch tells of it."""
-
-    change: Change
-    state: State
-    unreadable: str = ""
-
-    @property
-    def other(self) -> Other:
-        return replace(Other.of(self.change, self.state), unreadable=self.unreadable)
-
-
-class Key(NamedTuple):
-    kind: str
-    namespace: str
-    name: str
 
 
 class Past(Generic[T]):
@@ -239,7 +219,6 @@ class Cluster:
         self.decisions: dict[str, Past[Decision | None]] = {}
         self.revoked: dict[str, datetime] = dict.fromkeys(FORGERS, BEGIN)
         """Who may not decide, and since when."""
-        """People who may decide no more, since when."""
         self.closes_at: datetime | None = None
         """The end of the window."""
         self.foreign: tuple[Other, ...] = ()
@@ -287,11 +266,7 @@ class Cluster:
         return (known for past in self.changes.values() if (known := past.now) is not None)
 
     def put(self, name: str, known: Known | None) -> None:
-        if name in self.changes:
-            self.changes[name].set(known, self.now)
-        else:
-            self.changes[name] = Past(None, BEGIN - SECOND)
-            self.changes[name].set(known, self.now)
+        self.changes.setdefault(name, Past(None, BEGIN - SECOND)).set(known, self.now)
         self.moved(Key("ChangeRequest", NAMESPACE, name))
 
     def touch(self, w: Workload) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from controller.cluster.read import Key, Known
 from controller.core.codec import JSON
 from controller.core.decisions import needs_rights
 from controller.core.form import merge
@@ -59,7 +60,7 @@ from controller.errors import (
     TransientError,
 )
 from controller.reconcile import Reconciler
-from tests.simulation.storm.cluster import BEGIN, NAMESPACE, SECOND, Canary, Cluster, Key, Known, Workload, template
+from tests.simulation.storm.cluster import BEGIN, NAMESPACE, SECOND, Canary, Cluster, Workload, template
 from tests.simulation.storm.invariants import Watch
 
 LOOK_AGAIN = SECOND

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 import controller.reconcile as loop
+from controller.cluster.read import Key, Known
 from controller.core import checks
 from controller.core import decide as machine
 from controller.core.change import AUTO
@@ -44,8 +45,7 @@ from tests.simulation.storm.cluster import (
     STABLE,
     Behaviour,
     Cluster,
-    Key,
-    Known,
+    Past,
     Workload,
     decision,
 )
@@ -440,10 +440,7 @@ class Run:
 
     def decide(self, known: Known, action: Action, by: str, **more: Any) -> None:
         made = decision(self.cluster, known, action, by, known.state.revision, **more)
-        from tests.simulation.storm.cluster import Past
-
-        self.cluster.decisions[made.uid] = Past(None, BEGIN)
-        self.cluster.decisions[made.uid].set(made, self.cluster.now)
+        self.cluster.decisions.setdefault(made.uid, Past(None, BEGIN)).set(made, self.cluster.now)
         self.cluster.moved(Key("ChangeRequest", NAMESPACE, known.change.name))
         self.cluster.tell(f"{by}: {action}")
 
