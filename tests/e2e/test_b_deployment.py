@@ -62,7 +62,9 @@ def test_a_native_rollout_that_crashes_once_it_was_ready_is_undone(app: Played) 
     worker = Played(app.serin, app.namespace, "worker", replicas=2, routed=False)
     begin(worker)
     change = app.serin.change_id()
-    with app.serin.policy({}):
+    with app.serin.policy(
+        {"steps": [{"weight": 100, "bake": "20s"}]}
+    ):  # long enough for one more crash of its first pod
         worker.change("v2", change, CRASH_AFTER="4s")
         worker.started(change)
     done = worker.wait(change, "RolledBack", within=LONG)
