@@ -115,8 +115,7 @@ class Team:
                 self._stable = (played.version if each == change else f"v{self._newest}", each)
         played.ended_at = datetime.now(UTC)
         if not played.as_planned:
-            why = [f"{self.status(each).get('phase')} {self.status(each).get('message')}" for each in played.changes]
-            raise BedError(f"ended as {why}")
+            raise BedError("; ".join(self.story(each) for each in played.changes))
         await self._clear_away(played.changes)
 
     async def _clear_away(self, changes: list[str]) -> None:
@@ -196,6 +195,16 @@ class Team:
 
     def status(self, change: str) -> Json:
         return dict(self.change(change).get("status") or {})
+
+    def story(self, change: str) -> str:
+        """How it came to be as it is: its transitions and the last verdicts."""
+        status = self.status(change)
+        moves = [
+            f"{h['at']} {h['phase']}/{h.get('stage', '-')} {h['step']} {h['reason']} ({h.get('message')})"
+            for h in status.get("history") or []
+        ]
+        verdicts = [f"{e['verdict']} {e['message']}" for e in status.get("evidence") or []]
+        return f"{change} {status.get('phase')} {status.get('message')}: {moves}; {verdicts}"
 
     def weight(self) -> int:
         route = self.ground.recorder.latest("HTTPRoute", self.namespace, self.workload.names[0]) or {}

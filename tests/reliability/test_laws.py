@@ -76,6 +76,13 @@ def change(phase: str, step: int = 0, weight: int = 0, verdict: str = "PASS", **
     return {**named("chg-1"), "status": {**status, **more}}
 
 
+def compared(bad: int) -> Json:
+    """At its first step, with a PASS of the only rule, and a comparison with stable that has not come to an end."""
+    found = change("Progressing", 1, 10)
+    found["status"]["evidence"] += [{"rule": "errors-vs-stable", "verdict": "INCONCLUSIVE", "bad": bad}]
+    return found
+
+
 Event = tuple[str, Json]
 KIND = {"shop-abc": "EndpointSlice", "shop-canary-abc": "EndpointSlice"}
 
@@ -217,6 +224,10 @@ CRIMES: dict[str, tuple[str, Sequence[Any]]] = {
         "a_step_follows_its_verdict",
         (*BEGUN, (CHANGE, change("Progressing", 1, 10, "INCONCLUSIVE")), (CHANGE, change("Progressing", 2, 50))),
     ),
+    "a step that the comparison speaks against": (
+        "a_step_follows_its_verdict",
+        (*BEGUN, (CHANGE, compared(bad=3)), (CHANGE, change("Progressing", 2, 50))),
+    ),
     "a transition that is told twice": ("the_record_is_one_chain", (*BEGUN, (CHANGE, told_twice()))),
     "a record that follows another one": ("the_record_is_one_chain", (*BEGUN, (CHANGE, forked()))),
     "a canary that is left behind": (
@@ -230,6 +241,17 @@ CRIMES: dict[str, tuple[str, Sequence[Any]]] = {
 def test_each_law_is_broken_by_what_it_forbids(name: str) -> None:
     law, events = CRIMES[name]
     assert law in {breach.split()[2].rstrip(":") for breach in broken(story(*events))}
+
+
+def test_a_comparison_without_anything_bad_stops_no_step() -> None:
+    assert broken(story(*BEGUN, (CHANGE, compared(bad=0)), (CHANGE, change("Progressing", 2, 50)))) == []
+
+
+def test_a_newer_template_may_come_right_before_the_canary_of_the_approved_one() -> None:
+    """Nobody can write two objects at once; the canary is of its own change, and goes with it."""
+    newer = deployment("true", image="v3")
+    newer["metadata"]["labels"]["serin.dev/change"] = "CHG-2"
+    assert broken(story(*BEGUN[:8], (DEPLOYMENT, newer), (DEPLOYMENT, canary(1)))) == []
 
 
 def test_every_law_has_a_story_that_breaks_it() -> None:
