@@ -28,6 +28,8 @@ ROLES = (
     ("cto", "approver-emergency"),
 )
 """Who is what in the demo and the tests; mallory is nothing."""
+IN_THE_IMAGE = {"MALLOC_ARENA_MAX": "1"}
+"""What the C library is told where the controller runs as it is shipped."""
 LIMITS: Mapping[str, Any] = {
     "errorRate": {"max": "1%", "window": "10s", "sustained": "8s"},
     "slos": [
@@ -119,6 +121,7 @@ def controller(bed: Bed, name: str = "serin", *, port: int = LISTEN_PORT, **sett
         "SERIN_LISTEN": f"{bed.host}:{port}",
         "SERIN_MEASURE_INTERVAL": "1s",
         "SERIN_AUDIT_FILE": str(audit_file(bed, name)),
+        **IN_THE_IMAGE,
         **settings,
     }
     return Process(name, [sys.executable, "-m", "controller", "run"], bed.directory / f"{name}.log", env=environment)

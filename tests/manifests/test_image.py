@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from testbed.stage import IN_THE_IMAGE
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -40,6 +42,10 @@ def test_it_runs_as_nobody_in_particular_and_as_the_manifest_says() -> None:
     assert instructions()[-3][0] == "USER"  # nothing but EXPOSE and ENTRYPOINT after it
     assert of("USER") == [f"{security['runAsUser']}:{security['runAsGroup']}"]
     assert of("ENTRYPOINT") == ['["serin", "run"]']
+
+
+def test_what_runs_on_the_testbed_is_told_the_same_about_memory() -> None:
+    assert {f"{name}={value}" for name, value in IN_THE_IMAGE.items()} <= set(of("ENV")[-1].split())
 
 
 def test_only_what_is_locked_and_named_comes_in() -> None:
