@@ -186,7 +186,13 @@ def pod(raw: Json) -> Pod:
         replica_set=owner,
         detail=detail,
         labels=meta.get("labels") or {},
+        crashed_at=max(filter(None, map(_ended_at, containers)), default=None),
     )
+
+
+def _ended_at(container: Json) -> datetime | None:
+    """When the run before the one that is on now ended."""
+    return moment(((container.get("lastState") or {}).get("terminated") or {}).get("finishedAt"))
 
 
 def _trouble(containers: Sequence[Json]) -> tuple[str, str]:

@@ -78,6 +78,18 @@ def exposed_pods(state: State, target: Target, seen: Seen) -> tuple[Pod, ...]:
     return tuple(p for p in (*seen.canary.pods, *(p for p in seen.pods if p.replica_set in own)) if not p.leaving)
 
 
+def crashes(state: State, observation: Observation) -> Iterator[tuple[Pod, datetime]]:
+    """The pods that count of which a container was started again, and when its last run had ended."""
+    for target, seen in targets(state, observation):
+        yield from ((pod, pod.crashed_at) for pod in exposed_pods(state, target, seen) if pod.crashed_at)
+
+
+def anew(state: State, observation: Observation) -> str:
+    """Why this step's dwell began anew, to be added to a sentence; empty: it did not."""
+    pod = next((pod for pod, at in crashes(state, observation) if at == state.settled_at), None)
+    return f": its dwell began anew when {pod.name} crashed" if pod else ""
+
+
 def stable_covers(target: Target, seen: Seen) -> bool:
     """Ready stable pods can take the whole load: no more are missing than its own rolling update may take away.
 
@@ -612,7 +624,7 @@ def baking(state: State, observation: Observation, policy: Policy, now: datetime
         return Finding("Settling", "the step is being set up")
     until = state.settled_at + bake(state, policy)
     if now < until:
-        return Finding("Baking", f"{state.weight} % until {until:%H:%M:%S} UTC")
+        return Finding("Baking", f"{state.weight} % until {until:%H:%M:%S} UTC{anew(state, observation)}")
     return None
 
 
@@ -764,7 +776,7 @@ def watching(state: State, observation: Observation, policy: Policy, now: dateti
     bake = policy.steps[-1].bake
     if state.settled_at is None or now < state.settled_at + bake:
         until = f" until {state.settled_at + bake:%H:%M:%S} UTC" if state.settled_at else ""
-        return Finding("Watching", f"rolled out; watched{until}")
+        return Finding("Watching", f"rolled out; watched{until}{anew(state, observation)}")
     return None
 
 
@@ -782,7 +794,7 @@ def watched(state: State, observation: Observation, policy: Policy, now: datetim
     if exceeded and now < until + max(rule.sustained for rule in policy.rules):
         return Finding("OverLimit", exceeded.message)
     if now < until:
-        return Finding("Watching", f"promoted; watched until {until:%H:%M:%S} UTC")
+        return Finding("Watching", f"promoted; watched until {until:%H:%M:%S} UTC{anew(state, observation)}")
     if short := next((t.name for t in state.targets if t.not_ready_since), ""):
         return Finding("Watching", f"promoted; too few pods of {short} are ready to end the watch")
     since = state.no_data_since

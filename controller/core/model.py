@@ -409,7 +409,7 @@ class State:
     entered_at: datetime | None = None
     """When this phase, stage or step began."""
     settled_at: datetime | None = None
-    """When the cluster had reached this step's target: its dwell counts from here."""
+    """When the cluster had reached this step's target, and no new pod crashed since: its dwell counts from here."""
     progress: int = 0
     """How far the new pods of this step or stage have come: the deadline for them counts from the last progress."""
     progressed_at: datetime | None = None
@@ -539,6 +539,8 @@ class Pod:
     replica_set: str = ""
     detail: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    crashed_at: datetime | None = None
+    """When a container of it last ended and was started again."""
 
 
 @dataclass(frozen=True)

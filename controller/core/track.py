@@ -11,6 +11,7 @@ from controller.core import fights, gates, jobs
 from controller.core.change import REQUESTED_BY, printable
 from controller.core.checks import (
     carried,
+    crashes,
     has_capacity,
     need,
     ours,
@@ -219,7 +220,20 @@ def _grown(state: State, target: Target, seen: Seen, policy: Policy, now: dateti
 
 
 def _settled_at(state: State, observation: Observation, policy: Policy, now: datetime) -> datetime | None:
-    """When the cluster reached the target of this step or stage; nothing while a route says otherwise."""
+    """When the cluster reached the target of this step or stage, or, later, when a new pod last crashed.
+
+    Each crash that the policy bears begins the dwell anew: a process that was away may have seen nothing of a loop but
+    one more restart.
+    """
+    reached = _reached_at(state, observation, policy, now)
+    if reached is None or state.stage not in (None, Stage.ROLL, Stage.WATCH):
+        return reached
+    crashed = (at for _, at in crashes(state, observation) if at <= now)
+    return max([reached, *crashed])
+
+
+def _reached_at(state: State, observation: Observation, policy: Policy, now: datetime) -> datetime | None:
+    """Nothing while a route says otherwise."""
     if state.phase is Phase.PROGRESSING:
         if route_pending(state, observation, policy, now):
             return None
@@ -234,7 +248,7 @@ def _settled_at(state: State, observation: Observation, policy: Policy, now: dat
         done = all(takes_over(state, t, seen, policy, now) for t, seen in targets(state, observation))
         return state.settled_at or (now if done else None)
     if state.stage is Stage.WATCH:
-        return state.entered_at
+        return state.settled_at or state.entered_at
     if state.stage is Stage.RECOVER:
         back = all(recovered(state, t, seen) for t, seen in targets(state, observation))
         return (state.settled_at or now) if back else None

@@ -1,13 +1,15 @@
 """After the promotion: what the Deployment answers itself is judged, and the stable template can be brought back."""
 
 import asyncio
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from controller.core import checks
+from controller.core import checks, track
 from controller.core.checks import Check
 from controller.core.decide import RULES
 from controller.core.model import (
@@ -338,3 +340,66 @@ def test_whatever_goes_wrong_in_the_watch_nothing_that_must_hold_is_broken_and_i
                 world.must(bool(world.own["old"].ready_at), "I5: stable is back")
         except Broken as broken:
             raise AssertionError(f"seed {seed}: {what}\n{broken}") from None
+
+
+# --- One crash that nobody saw: of a loop, a process that was away sees no more ---
+
+
+class Native(Watched):
+    """Watched after its own rolling update, for the last bake."""
+
+    def __init__(self) -> None:
+        super().__init__(policy("standard", steps=(Step(100, 2 * MINUTE),)))
+
+    async def observe(self, change: Change, state: State, measurements: Measurements | None) -> Observation:
+        found = await super().observe(change, state, measurements)
+        return replace(found, targets={"shop": replace(found.targets["shop"], routes=(), services=())})
+
+
+def dwelt(world: Watched) -> tuple[str, timedelta]:
+    """Why it dwells, and how long it did after the crash, 20 s into a dwell."""
+    while world.state.settled_at is None or world.state.reason not in ("Baking", "Watching"):
+        assert not world.state.phase.terminal
+        world.pass_by(timedelta(seconds=1))
+    crashed_at = world.state.settled_at + timedelta(seconds=20)
+    world.trouble = replace(world.trouble, crashed_once_at=(crashed_at - BEGIN).total_seconds())
+    world.now = crashed_at
+    message = world.pass_by(timedelta(seconds=6)).message
+    here = len(world.state.history)
+    while len(world.state.history) == here and not world.state.phase.terminal:
+        world.pass_by(timedelta(seconds=1))
+    return message, world.now - crashed_at
+
+
+DWELLS: dict[str, tuple[Callable[[], Watched], timedelta]] = {
+    "a step": (Watched, QUICK[0].bake),
+    "a native rolling update": (Native, 2 * MINUTE),
+    "the watch": (lambda: Watched().promoted(), WATCH),
+}
+
+
+@pytest.mark.parametrize(("begin", "least"), DWELLS.values(), ids=DWELLS)
+def test_a_dwell_begins_anew_with_a_crash(begin: Callable[[], Watched], least: timedelta) -> None:
+    message, dwell = dwelt(begin())
+    assert re.search(r"its dwell began anew when \S+ crashed$", message), message
+    assert least <= dwell < least + timedelta(seconds=20)
+
+
+@pytest.mark.parametrize(("begin", "least"), DWELLS.values(), ids=DWELLS)
+def test_without_that_it_ends_as_if_nothing_had_crashed(
+    begin: Callable[[], Watched], least: timedelta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control."""
+    monkeypatch.setattr(track, "crashes", lambda state, observation: iter(()))
+    assert dwelt(begin())[1] < least
+
+
+def test_a_crash_before_the_dwell_or_after_now_does_not_count() -> None:
+    """The second is a node's clock that is ahead."""
+    world = Watched()
+    while world.state.settled_at is None:
+        world.pass_by(timedelta(seconds=1))
+    began = world.state.settled_at
+    for at in (began - timedelta(seconds=1), world.now + timedelta(hours=1)):
+        world.crash_of = lambda pod, at=at: {} if pod else {"restarts": 1, "crashed_at": at}  # type: ignore[method-assign, misc]
+        assert world.pass_by(timedelta(seconds=6)).settled_at == began

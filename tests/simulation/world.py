@@ -93,6 +93,8 @@ class Trouble:
     unseen: bool = False
     """Prometheus knows nothing of the Deployment."""
     crash_at: float | None = None
+    crashed_once_at: float | None = None
+    """A new pod crashed, and had been started again before anybody looked."""
     never_ready: bool = False
     silent_from: float | None = None
     silent_until: float | None = None
@@ -406,7 +408,10 @@ class World:
             deployment=self.deployment(),
             replica_sets=self.replica_sets(),
             pods=tuple(
-                Pod(f"shop-{r}-{i}", f"{r}{i}", at <= self.now, False, 0, replica_set=f"shop-{r}")
+                replace(
+                    Pod(f"shop-{r}-{i}", f"{r}{i}", at <= self.now, False, 0, replica_set=f"shop-{r}"),
+                    **(self.crash_of(i) if r == "new" else {}),
+                )
                 for r, pods in self.own.items()
                 for i, at in enumerate(pods.ready_at)
             )
@@ -471,18 +476,28 @@ class World:
             failure=self.failure,
         )
 
+    def crash_of(self, pod: int) -> dict[str, Any]:
+        """What the pod that crashed once tells of it."""
+        at = self.trouble.crashed_once_at
+        if pod or not self.within(at, None):
+            return {}
+        return {"restarts": 1, "crashed_at": BEGIN + timedelta(seconds=at or 0)}
+
     def parts(self) -> CanaryParts:
         if self.canary is None:
             return CanaryParts(services=("shop-canary",) if self.service else ())
         crashed = self.within(self.trouble.crash_at, None)
         pods = tuple(
-            Pod(
-                f"shop-canary-{i}",
-                f"c{i}",
-                at <= self.now and not crashed and not self.trouble.never_ready,
-                False,
-                2 if crashed else 0,
-                trouble="CrashLoopBackOff" if crashed else "",
+            replace(
+                Pod(
+                    f"shop-canary-{i}",
+                    f"c{i}",
+                    at <= self.now and not crashed and not self.trouble.never_ready,
+                    False,
+                    2 if crashed else 0,
+                    trouble="CrashLoopBackOff" if crashed else "",
+                ),
+                **self.crash_of(i),
             )
             for i, at in enumerate(self.canary.ready_at)
         )

@@ -332,16 +332,11 @@ class Cluster:
         )
 
     def own_pods(self, w: Workload) -> tuple[Pod, ...]:
-        found = []
-        for r, pods in w.sets.items():
-            crashed = self.crashed(r, self.now)
-            for i, made in enumerate(pods.made_at):
-                up = self.up(r, made, self.now)
-                trouble = "CrashLoopBackOff" if crashed else ""
-                found.append(
-                    Pod(f"{w.name}-{r}-{i}", f"{w.uid}{r}{i}", up, False, 2 * crashed, trouble, f"{w.name}-{r}")
-                )
-        return tuple(found)
+        return tuple(
+            replace(self.pod(f"{w.name}-{r}-{i}", r, made, self.now), uid=f"{w.uid}{r}{i}", replica_set=f"{w.name}-{r}")
+            for r, pods in w.sets.items()
+            for i, made in enumerate(pods.made_at)
+        )
 
     def behind_service(self, w: Workload) -> frozenset[str]:
         return frozenset(
@@ -372,6 +367,17 @@ class Cluster:
     def crashed(self, revision: str, now: datetime) -> bool:
         behaviour = self.versions.get(revision)
         return behaviour is not None and during(behaviour.crashes, now)
+
+    def pod(self, name: str, revision: str, made: datetime, now: datetime) -> Pod:
+        """A pod that crashed is started again once, when the version is as it should be."""
+        behaviour = self.versions.get(revision)
+        span = behaviour.crashes if behaviour else None
+        found = Pod(name, name, self.up(revision, made, now), False, 0)
+        if during(span, now):
+            return replace(found, restarts=2, trouble="CrashLoopBackOff")
+        if span and made < span[1] <= now:
+            return replace(found, restarts=1, crashed_at=span[1])
+        return found
 
     def ready(self, w: Workload, revision: str) -> int:
         pods = w.sets.get(revision)

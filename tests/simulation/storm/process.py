@@ -25,7 +25,6 @@ from controller.core.model import (
     Measurements,
     Observation,
     Phase,
-    Pod,
     Revert,
     Ruling,
     Seen,
@@ -431,16 +430,8 @@ class Process:
         if made is None or made.run != change.name:
             return CanaryParts(services=services)
         at = self.horizon
-        crashed = cluster.crashed(made.revision, at)
         pods = tuple(
-            Pod(
-                f"{w.name}-canary-{i}",
-                f"c{i}",
-                cluster.up(made.revision, born, at),
-                False,
-                2 * crashed,
-                "CrashLoopBackOff" if crashed else "",
-            )
+            cluster.pod(f"{w.name}-canary-{i}", made.revision, born, at)
             for i, born in enumerate(made.pods.made_at)
             if born <= at
         )
