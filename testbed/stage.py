@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from testbed.api import Api
 from testbed.bed import Bed
 from testbed.control_plane import Manifest
 from testbed.errors import BedError
@@ -54,6 +55,12 @@ spec:
   selector: {matchLabels: {app: probe}}
   template: {metadata: {labels: {app: probe}}, spec: {containers: [{name: probe, image: probe}]}}
 """
+_ASKED = {
+    "apiVersion": "serin.dev/v1alpha1",
+    "kind": "ChangeRequest",
+    "metadata": {"name": "chg-20260101-001"},
+    "spec": {"changeId": "CHG-20260101-001", "type": "standard"},
+}
 
 
 def install(bed: Bed) -> None:
@@ -75,6 +82,15 @@ def install(bed: Bed) -> None:
         return bed.kubectl(*create, stdin=_PROBE, check=False) == "true"
 
     eventually(holds, within=timedelta(seconds=30))
+    api = Api(bed)
+
+    def known() -> bool:
+        """Admission learns of new kinds every now and then: until then it refuses them, "There can be a delay"."""
+        path = "/apis/serin.dev/v1alpha1/namespaces/default/changerequests?dryRun=All"
+        return "There can be a delay" not in api.ask("POST", path, _ASKED)[1].get("message", "")
+
+    eventually(known, within=timedelta(seconds=60))
+    api.close()
 
 
 def policy(kind: str, *, bakes: Sequence[timedelta], **changes: Any) -> Manifest:
