@@ -24,6 +24,7 @@ from controller.cluster.lease import Lease
 from controller.cluster.read import Cluster, Key, Known
 from controller.cluster.write import Writer
 from controller.core.model import Change, Measurements, State
+from controller.core.schema import unkept
 from controller.errors import ConflictError, LeaseLostError, PermanentError, SerinError, TransientError
 from controller.measure import Measuring, subjects_of
 from controller.metrics.alertmanager import ToldAlerts, merged
@@ -41,6 +42,8 @@ log = structlog.get_logger()
 IDENTITY = "system:serviceaccount:serin-system:serin"
 """Who the controller is, in the cluster and out of it: the admission policies let no one else through."""
 KUBERNETES_MIN = (1, 36)
+NAMED = 3
+"""So many fields are named of those that an old CRD does not know."""
 PATIENCE = timedelta(seconds=10)
 FINAL = frozenset(("KubernetesTooOld", "NoCredentials", "WrongIdentity"))
 """Refusals at the start that no patience mends."""
@@ -142,6 +145,7 @@ async def check_cluster(client: Client) -> None:
         raise PermanentError(
             "MissingCRDs", f"{', '.join(missing)} not served: kubectl apply --server-side -k manifests/"
         )
+    await check_schema(client)
     asked = [(verb, resource) for resource, verbs in RIGHTS.items() for verb in verbs.split()]
     allowed = await asyncio.gather(*(client.access_review(verb, r.group, r.plural, None) for verb, r in asked))
     denied = [f"{verb} {r.label}" for (verb, r), may in zip(asked, allowed, strict=True) if not may]
@@ -151,11 +155,30 @@ async def check_cluster(client: Client) -> None:
         )
 
 
+async def check_schema(client: Client) -> None:
+    """PermanentError when the API server would not keep all that we remember of a change: it drops unknown fields.
+
+    `helm upgrade` leaves CRDs as they are.
+    """
+    try:
+        schema = await client.schema(kinds.CHANGES)
+    except PermanentError as error:
+        log.warning("schema_unknown", reason=error.reason, message=error.message)
+        return
+    if lost := list(unkept(State, schema["properties"].get("status") or {}, "status")):
+        shown = ", ".join(lost[:NAMED]) + (f" and {len(lost) - NAMED} more" if len(lost) > NAMED else "")
+        raise PermanentError(
+            "OldCRDs",
+            f"{kinds.CHANGES.label} would not keep {shown}: kubectl apply --server-side -k manifests/, or go back to"
+            " the version of Serin that it is of",
+        )
+
+
 class _Process:
     """What one process keeps."""
 
     def __init__(self, settings: Settings, client: Client) -> None:
-        self.settings = settings
+        self.settings, self._client = settings, client
         self.clock, now = client.clock, client.clock.now
         self.telemetry = Telemetry(now)
         self.queue: WorkQueue[Key] = WorkQueue()
@@ -275,14 +298,22 @@ class _Process:
         known = self.cluster.known(key.namespace, key.name) if key.kind == "ChangeRequest" else None
         return known is not None and known.other.active
 
-    async def watch_admission(self) -> None:
-        """Leading or not: a replica that stands by is ready as soon as it could lead."""
+    async def watch_surroundings(self) -> None:
+        """Leading or not: a replica that stands by is ready as soon as it could lead.
+
+        Raises:
+            PermanentError: the CRD was replaced by an older one. Nothing more may be written.
+        """
         while True:
             await asyncio.sleep(self.settings.resync.total_seconds())
             try:
                 await self.look_at_admission()
             except SerinError as error:
                 log.warning("admission_unknown", reason=error.reason, message=error.message)
+            try:
+                await check_schema(self._client)
+            except TransientError as error:
+                log.warning("schema_unknown", reason=error.reason, message=error.message)
 
     async def look_at_admission(self) -> None:
         """Whether the admission policies are there; said aloud, and everything looked at, when that has changed."""
@@ -426,7 +457,7 @@ async def _run(settings: Settings, client: Client) -> None:
     process.trail.start()
     try:
         await process.first_look()
-        background.append(asyncio.create_task(process.watch_admission()))
+        background.append(asyncio.create_task(process.watch_surroundings()))
         leading = asyncio.create_task(process.lead())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([leading, stopping, *background], return_when=asyncio.FIRST_COMPLETED)

@@ -1,18 +1,19 @@
 """What the process looks at first."""
 
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from controller.app import _Process
-from controller.cluster.client import Client
+from controller.cluster.client import Client, Resource
 from controller.cluster.clock import Clock
 from controller.cluster.read import Key, Known
 from controller.core.model import Change, Phase, State
 from controller.core.policy import ChangeType
-from controller.errors import TransientError
+from controller.errors import PermanentError, TransientError
 from controller.settings import load_settings
+from tests.core.test_schema import STATUS
 
 ACTIVE = Key("ChangeRequest", "shop", "chg-20261123-001")
 
@@ -62,3 +63,27 @@ async def test_an_api_server_that_fails_at_the_first_look_is_asked_again(monkeyp
     await process.first_look()
     await process.prometheus.close()
     assert (failures, process.looked) == ([], True)
+
+
+@pytest.mark.looptime
+async def test_a_crd_that_is_replaced_by_an_older_one_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it would write from then on would be lost in part; who is not there does less harm."""
+    monkeypatch.setenv("SERIN_PROMETHEUS_URL", "http://prometheus.test")
+    older = {name: schema for name, schema in STATUS["properties"].items() if name != "settledAt"}
+    answers: list[Any] = [STATUS, TransientError("InternalError", "injected"), STATUS, {"properties": older}]
+
+    async def schema(resource: Resource) -> dict[str, Any]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return {"properties": {"status": answer}}
+
+    async def nothing() -> None:
+        pass
+
+    process = _Process(load_settings(), cast(Client, SimpleNamespace(clock=Clock(), schema=schema)))
+    monkeypatch.setattr(process, "look_at_admission", nothing)
+    with pytest.raises(PermanentError, match=r"OldCRDs: .* would not keep status\.settledAt"):
+        await process.watch_surroundings()
+    await process.prometheus.close()
+    assert answers == []

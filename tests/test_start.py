@@ -8,15 +8,23 @@ from controller import app
 from controller.app import RIGHTS, check_cluster
 from controller.cluster import kinds
 from controller.cluster.client import Client, Resource
-from controller.errors import PermanentError, SerinError, TransientError
+from controller.errors import NotServedError, PermanentError, SerinError, TransientError
 from controller.settings import Settings, load_settings
+from tests.core.test_schema import STATUS
 
 
 class Server:
     """What `check_cluster` asks an API server."""
 
-    def __init__(self, version: tuple[int, int] = (1, 37), served: set[str] | None = None, denied: str = "") -> None:
-        self._version, self._denied = version, denied
+    def __init__(
+        self,
+        version: tuple[int, int] = (1, 37),
+        served: set[str] | None = None,
+        denied: str = "",
+        lacks: str = "",
+        published: bool = True,
+    ) -> None:
+        self._version, self._denied, self._lacks, self._published = version, denied, lacks, published
         self._served = {"changerequests", "changedecisions", "changepolicies"} if served is None else served
 
     async def version(self) -> tuple[int, int]:
@@ -25,6 +33,12 @@ class Server:
     async def api_resources(self, group_version: str) -> set[str] | None:
         assert group_version == kinds.CHANGES.group_version
         return self._served or None
+
+    async def schema(self, resource: Resource) -> dict[str, Any]:
+        if not self._published:
+            raise NotServedError("NotServed", "not published")
+        status = {"type": "object", "properties": {n: s for n, s in STATUS["properties"].items() if n != self._lacks}}
+        return {"properties": {"status": status}}
 
     async def close(self) -> None:
         pass
@@ -42,15 +56,21 @@ async def test_a_cluster_that_has_all_is_accepted() -> None:
     await check(Server(version=(1, 36)))
 
 
+async def test_one_that_publishes_no_schema_is_accepted() -> None:
+    """Then nobody can tell what it would not keep."""
+    await check(Server(published=False))
+
+
 @pytest.mark.parametrize(
     ("server", "reason", "says"),
     [
         (Server(version=(1, 35)), "KubernetesTooOld", "the API server is 1.35, but Serin needs 1.36"),
         (Server(served=set()), "MissingCRDs", "kubectl apply --server-side -k manifests/"),
         (Server(served={"changerequests"}), "MissingCRDs", "changedecisions.serin.dev, changepolicies.serin.dev"),
+        (Server(lacks="promoted"), "OldCRDs", "changerequests.serin.dev would not keep status.promoted: kubectl apply"),
         (Server(denied="patch httproutes"), "PermissionDenied", "patch httproutes.gateway.networking.k8s.io"),
     ],
-    ids=["too old", "no CRDs", "one CRD", "a right"],
+    ids=["too old", "no CRDs", "one CRD", "an old CRD", "a right"],
 )
 async def test_one_that_lacks_something_is_refused_by_name(server: Server, reason: str, says: str) -> None:
     with pytest.raises(PermanentError) as refused:

@@ -301,6 +301,21 @@ class Client:
             return None
         return {resource["name"] for resource in found["resources"] if "/" not in resource["name"]}
 
+    async def schema(self, resource: Resource) -> Json:
+        """The OpenAPI schema by which objects of this kind are kept.
+
+        Raises:
+            NotServedError: none is published for it.
+        """
+        path = f"/openapi/v3/apis/{resource.group_version}"
+        call = _Call("get", f"schema of {resource.label}", "", "", "GET", path)
+        published = (await self._read(call))["components"]["schemas"]
+        for schema in published.values():
+            for each in schema.get("x-kubernetes-group-version-kind") or ():
+                if f"{each['group']}/{each['version']}" == resource.group_version and each["kind"] == resource.kind:
+                    return dict(schema)
+        raise NotServedError("NotServed", f"{call.title}: not published")
+
     async def access_review(self, verb: str, group: str, resource: str, namespace: str | None, name: str = "") -> bool:
         """Whether this identity may `verb` the resource, in `namespace` or (None) everywhere; "" is the core group."""
         attributes = {"verb": verb, "group": group, "resource": resource, "namespace": namespace or "", "name": name}
