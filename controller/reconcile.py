@@ -15,8 +15,9 @@ import structlog
 
 from controller.core import audit, replay
 from controller.core.change import check_id
+from controller.core.checks import Finding
 from controller.core.codec import JSON
-from controller.core.decide import decide, recheck_after, worth_committing
+from controller.core.decide import decide, recheck_after, roll_back, worth_committing
 from controller.core.form import merge
 from controller.core.intake import Ask, LeaveAlone, LetGo, Record, Rehold, intake, refused_name
 from controller.core.model import Change, Deployment, Held, Measurements, Observation, Phase, Receipt, Ruling, State
@@ -135,6 +136,9 @@ class Reconciler:
         self._refused: dict[tuple[str, str], str] = {}
         self._unrecorded: dict[tuple[str, str], tuple[Intent, ...]] = {}
         """Writes of the way back that were made first and are not in the audit trail yet."""
+        self._turned: dict[tuple[str, str], tuple[State, Finding]] = {}
+        """Ways back that were begun and are not committed: where the change was, and why it turns. The first write may
+        have taken away what spoke for it: a canary that was lost is no loss once no route has weight for it."""
         self._background: set[asyncio.Task[None]] = set()
         self._taking_in = asyncio.Lock()
         """One at a time, so that no number is given twice."""
@@ -230,6 +234,7 @@ class Reconciler:
             self._ahead.pop((namespace, name), None)
             self._refused.pop((namespace, name), None)
             self._unrecorded.pop((namespace, name), None)
+            self._turned.pop((namespace, name), None)
             self._reports.forget(namespace, name)
             return None
         change, before = self._newest(known)
@@ -279,13 +284,24 @@ class Reconciler:
         observation = replace(observation, refusal=self._refused.get(key, ""), environment=environment)
         policy = before.policy or observation.policy or NO_POLICY
         now = self._now()
-        after = decide(before, observation, policy, now)
+        after = self._still_turned(before, decide(before, observation, policy, now), observation, now)
         if before.phase is Phase.WAITING and after.phase not in (Phase.WAITING, after.outcome):
             async with self._starting:
                 observation = self._newer(observation)
                 after = decide(before, observation, policy, now)
                 return await self._commit_and_apply(change, before, after, observation, policy, now)
         return await self._commit_and_apply(change, before, after, observation, policy, now)
+
+    def _still_turned(self, before: State, after: State, observation: Observation, now: datetime) -> State:
+        """What was decided, or the way back that was begun when this was looked at last and could not be committed."""
+        key = (observation.change.namespace, observation.change.name)
+        was, finding = self._turned.get(key, (None, None))
+        if was is None or finding is None:
+            return after
+        if _place(was) != _place(before):
+            del self._turned[key]
+            return after
+        return after if after.phase is Phase.ROLLING_BACK else roll_back(before, observation, finding, now)
 
     async def _commit_and_apply(
         self, change: Change, before: State, after: State, observation: Observation, policy: Policy, now: datetime
@@ -299,6 +315,9 @@ class Reconciler:
         if first and intents and await self._surely_overtaken(change):
             return SOON
         if first:
+            if turning_back:
+                finding = Finding(after.cause, after.message, after.outcome or Phase.ROLLED_BACK, after.rejected)
+                self._turned[change.namespace, change.name] = (before, finding)
             try:
                 written = await self._apply(intents, observation, verdict_at=now if turning_back else None)
             except PermanentError as error:
@@ -354,6 +373,7 @@ class Reconciler:
                 raise
             self._ahead[key] = (_at(change, version), after)
             self._unrecorded.pop(key, None)
+            self._turned.pop(key, None)
             trail.append(after.audit.last)
             self._events(change, before, after, observation)
             self._reports.judged(change, replay.record(before, after, observation, policy or NO_POLICY))
@@ -580,6 +600,10 @@ def _look_again(state: State, policy: Policy, now: datetime) -> timedelta | None
     moment = next_deadline(state, policy, now)
     waits = (recheck_after(state, policy, now), moment - now if moment else None)
     return min((wait for wait in waits if wait is not None), default=None)
+
+
+def _place(state: State) -> tuple[object, ...]:
+    return state.phase, state.stage, state.step, state.started_at
 
 
 def _version(change: Change) -> int:

@@ -26,6 +26,7 @@ ENDS_WITHIN = timedelta(minutes=8)
 LOOK = 0.1
 KEPT = 2
 """Ended ChangeRequests of a workload that stay; people delete older ones, so that memory that grows is a leak."""
+RUN = "serin.dev/run"
 SERIN = "/apis/serin.dev/v1alpha1"
 COLLECTOR = "system:serviceaccount:kube-system:generic-garbage-collector"
 """Who may delete a canary: people may not, admission refuses it."""
@@ -197,14 +198,25 @@ class Team:
         return dict(self.change(change).get("status") or {})
 
     def story(self, change: str) -> str:
-        """How it came to be as it is: its transitions and the last verdicts."""
+        """How it came to be as it is: its transitions, the last verdicts, and its canaries and weights as they came."""
         status = self.status(change)
         moves = [
             f"{h['at']} {h['phase']}/{h.get('stage', '-')} {h['step']} {h['reason']} ({h.get('message')})"
             for h in status.get("history") or []
         ]
         verdicts = [f"{e['verdict']} {e['message']}" for e in status.get("evidence") or []]
-        return f"{change} {status.get('phase')} {status.get('message')}: {moves}; {verdicts}"
+        history, seen, last = self.ground.recorder.history([self.namespace]), [], ""
+        for v in history:
+            if RUN in (v.object["metadata"].get("labels") or {}):
+                what = f"{v.kind} {v.name} {'gone' if v.deleted else 'there'}"
+            elif v.kind == "HTTPRoute":
+                what = f"route {v.name} {[r.get('backendRefs') for r in v.object['spec'].get('rules') or []]}"
+            else:
+                continue
+            if what != last and v.seen_at and v.seen_at.isoformat() >= str(status.get("startedAt")):
+                seen.append(f"{v.seen_at:%H:%M:%S.%f} {what}")
+            last = what
+        return f"{change} {status.get('phase')} {status.get('message')}: {moves}; {verdicts}; {seen}"
 
     def weight(self) -> int:
         route = self.ground.recorder.latest("HTTPRoute", self.namespace, self.workload.names[0]) or {}
