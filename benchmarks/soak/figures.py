@@ -77,12 +77,18 @@ def _mean(values: Iterable[float]) -> float:
 
 @dataclass(frozen=True)
 class Census:
-    """What a process keeps when it has nothing to do, garbage collected: objects by type, blocks of memory of up to
-    512 bytes, and bytes of larger ones that are used, or free and kept by the C library."""
+    """What a process keeps when it has nothing to do.
+
+    Once garbage is collected: objects by type, blocks of memory of up to 512 bytes, and bytes of larger ones that are
+    used, or free and kept by the C library. Before that: bytes that Python keeps for such blocks, used or not, and
+    objects that only the garbage collector can free, for they hold each other.
+    """
 
     blocks: int = 0
     used: int = 0
     free: int = 0
+    arenas: int = 0
+    rings: int = 0
     kinds: Mapping[str, int] = field(default_factory=dict)
 
     def grown(self, before: "Census", least: int) -> list[tuple[str, int]]:

@@ -219,6 +219,9 @@ def _leaks(ground: Ground, life: Life, seen: Seen) -> list[str]:
     say(f"memory ({rested / hours / 2**20:+.2f} MiB an hour), {kept:+d} allocated blocks ({kept / turns:+.1f} a turn).")
     used, free = seen.last.used - seen.first.used, seen.last.free - seen.first.free
     say(f"Of larger pieces {used / 2**10:+.0f} KiB are used, and {free / 2**10:+.0f} KiB free, kept by the C library.")
+    arenas = [f"{each.arenas / 2**20:.0f}" for each in (seen.first, seen.last)]
+    say(f"For small objects Python kept {' and then '.join(arenas)} MiB, and {seen.first.rings} and then")
+    say(f"{seen.last.rings} objects waited for the garbage collector.")
     if kept > KEPT_MAX * turns:
         wrong.append(f"memory: {kept} blocks stay allocated after {turns} turns")
     for name, more in seen.last.grown(seen.first, least=max(20, turns // 4))[:12]:

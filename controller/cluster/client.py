@@ -7,6 +7,7 @@ is good at, configuration, credentials and the connection pool; what it leaves u
 
 import asyncio
 import builtins
+import itertools
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
@@ -15,20 +16,28 @@ from urllib.parse import quote, urlencode
 
 import aiohttp
 import msgspec
-import tenacity
 from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
 from controller.cluster.clock import Clock
 from controller.core.change import printable
-from controller.errors import ExpiredError, NotServedError, PermanentError, SerinError, TransientError, from_response
+from controller.errors import (
+    ExpiredError,
+    NotServedError,
+    PermanentError,
+    SerinError,
+    TransientError,
+    back_off,
+    from_response,
+)
 
 Json = dict[str, Any]
 T = TypeVar("T")
 
 PAGE = 500
 TRIES = 3
+PAUSE_FIRST, PAUSE_MAX = timedelta(seconds=0.1), timedelta(seconds=1)
 INACTIVITY_MAX = timedelta(seconds=70)
 """The API server sends a bookmark about once a minute: a watch that is silent for longer is dead."""
 
@@ -396,21 +405,16 @@ class Client:
         """Up to three tries within the time limit; one that hangs is given up at half of it: another can follow."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self._limit
-        pause = tenacity.wait_random_exponential(multiplier=0.1, max=1)
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            asked = error.retry_after if isinstance(error, TransientError) else None
-            return max(pause(state), asked.total_seconds() if asked else 0)
-
-        def stop(state: tenacity.RetryCallState) -> bool:
-            return state.attempt_number >= TRIES or loop.time() + state.upcoming_sleep >= end
-
-        async def attempt() -> T:
-            return await self._exchange(call, min(end - loop.time(), self._limit / 2), decode)
-
-        transient = tenacity.retry_if_exception_type(TransientError)
-        return await tenacity.AsyncRetrying(retry=transient, wait=wait, stop=stop, reraise=True)(attempt)
+        # Not tenacity: each call leaves a ring of thirty objects, and an error all frames with what they hold.
+        for tries in itertools.count(1):
+            try:
+                return await self._exchange(call, min(end - loop.time(), self._limit / 2), decode)
+            except TransientError as error:
+                pause = max(back_off(tries, PAUSE_FIRST, PAUSE_MAX), error.retry_after or timedelta()).total_seconds()
+                if tries >= TRIES or loop.time() + pause >= end:
+                    raise
+            await asyncio.sleep(pause)
+        raise AssertionError("the last try returns or raises")
 
     async def _write(self, call: _Call) -> Json:
         return await self._exchange(call, self._limit, _decode)

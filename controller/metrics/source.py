@@ -9,6 +9,7 @@ import dataclasses
 import io
 import itertools
 import json
+import random
 import re
 import time
 from collections import defaultdict
@@ -19,7 +20,6 @@ from typing import Any
 
 import requests
 from prometheus_api_client import PrometheusConnect
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util.retry import Retry
 
@@ -34,6 +34,8 @@ from controller.metrics.incidents import Alert, incidents_of, incidents_query, r
 __all__ = ["Prometheus", "Subject"]
 
 _TRIES = 2
+_PAUSE = (0.05, 0.2)
+"""Seconds between two tries, at random."""
 _CHUNK = 1 << 16
 
 
@@ -104,19 +106,21 @@ class Prometheus:
             return ()
         try:
             async with asyncio.timeout(self._timeout):
-                return await AsyncRetrying(
-                    stop=stop_after_attempt(_TRIES),
-                    wait=wait_random(0.05, 0.2),
-                    retry=retry_if_exception(_may_pass),
-                    reraise=True,
-                )(self._in_thread, query)
+                return await self._tried(query)
         except Exception as error:
             if problem := self._problem(error):
                 return problem
             raise
 
-    async def _in_thread(self, query: str) -> Sequence[Series]:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, query)
+    async def _tried(self, query: str) -> Sequence[Series]:
+        for tries in itertools.count(1):
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, query)
+            except Exception as error:
+                if tries >= _TRIES or not _may_pass(error):
+                    raise
+            await asyncio.sleep(random.uniform(*_PAUSE))  # noqa: S311 (it spreads load, it keeps no secret)
+        raise AssertionError("the last try returns or raises")
 
     def _ask(self, query: str) -> Sequence[Series]:
         try:
