@@ -10,8 +10,9 @@ RUN uv sync --locked --no-dev --no-editable
 
 FROM python:3.11-slim
 COPY --from=build /opt/serin /opt/serin
-# Without the last, glibc keeps memory for each thread that it does not give back: docs/reliability.md, "The long run".
-ENV PATH=/opt/serin/bin:$PATH PYTHONUNBUFFERED=1 MALLOC_ARENA_MAX=1
+# The last two: memory that is free is given back, which Python's own allocator and an arena for each thread keep from
+# happening. See docs/reliability.md, "The long run".
+ENV PATH=/opt/serin/bin:$PATH PYTHONUNBUFFERED=1 PYTHONMALLOC=malloc MALLOC_ARENA_MAX=1
 USER 65532:65532
 EXPOSE 8080
 ENTRYPOINT ["serin", "run"]

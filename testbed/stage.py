@@ -29,8 +29,8 @@ ROLES = (
     ("cto", "approver-emergency"),
 )
 """Who is what in the demo and the tests; mallory is nothing."""
-IN_THE_IMAGE = {"MALLOC_ARENA_MAX": "1"}
-"""What the C library is told where the controller runs as it is shipped."""
+IN_THE_IMAGE = {"PYTHONMALLOC": "malloc", "MALLOC_ARENA_MAX": "1"}
+"""What is said about memory where the controller runs as it is shipped."""
 LIMITS: Mapping[str, Any] = {
     "errorRate": {"max": "1%", "window": "10s", "sustained": "8s"},
     "slos": [

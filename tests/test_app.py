@@ -1,5 +1,8 @@
 """What the process looks at first."""
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,6 +16,7 @@ from controller.core.model import Change, Phase, State
 from controller.core.policy import ChangeType
 from controller.errors import PermanentError, TransientError
 from controller.settings import load_settings
+from testbed.stage import IN_THE_IMAGE
 from tests.core.test_schema import STATUS
 
 ACTIVE = Key("ChangeRequest", "shop", "chg-20261123-001")
@@ -87,3 +91,31 @@ async def test_a_crd_that_is_replaced_by_an_older_one_ends_the_process(monkeypat
         await process.watch_surroundings()
     await process.prometheus.close()
     assert answers == []
+
+
+HOLES = """
+import sys
+from pathlib import Path
+from controller.app import give_back_memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+began = resident()
+kept = [str(n) * 20 for n in range(400_000)]
+full = resident() - began
+kept = kept[::1000]
+before = resident() - began
+give_back_memory()
+print(before / full, (resident() - began) / full)
+"""
+
+
+@pytest.mark.parametrize(("settings", "given_back"), [(IN_THE_IMAGE, True), ({}, False)], ids=["image", "control"])
+def test_memory_that_is_free_between_what_is_used_is_given_back(settings: dict[str, str], given_back: bool) -> None:
+    """As the image has it; without its settings, or without asking for it, most of it is kept."""
+    environment = {**os.environ, **settings}
+    done = subprocess.run([sys.executable, "-c", HOLES], env=environment, capture_output=True, text=True, check=True)
+    before, after = map(float, done.stdout.split())
+    assert before > 0.6
+    assert after < 0.3 if given_back else after > 0.6
