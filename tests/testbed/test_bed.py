@@ -136,8 +136,13 @@ async def test_a_pod_that_is_not_ready_runs_and_gets_no_traffic(shop: Bed) -> No
     shop.apply(*workload("unready", NEVER_READY="true"))
     pods = eventually(lambda: running(shop, "unready"))
     assert pods[0]["status"]["containerStatuses"][0]["ready"] is False
-    (piece,) = shop.get("endpointslices", "-n", NAMESPACE, "-l", "kubernetes.io/service-name=unready")["items"]
-    assert [endpoint["conditions"]["ready"] for endpoint in piece["endpoints"]] == [False]
+
+    def behind() -> list[bool]:
+        """What its endpoints say; there is none until the pod has an address."""
+        pieces = shop.get("endpointslices", "-n", NAMESPACE, "-l", "kubernetes.io/service-name=unready")["items"]
+        return [endpoint["conditions"]["ready"] for piece in pieces for endpoint in piece["endpoints"] or ()]
+
+    assert eventually(behind) == [False]
     assert ready_replicas(shop, "unready") == 0
     shop.kubectl("delete", "deployment,service", "unready", "-n", NAMESPACE)
 
